@@ -1,0 +1,1 @@
+"""Asterisk: FastAGI (one connection is one call) and AMI (signals and reconciliation)."""

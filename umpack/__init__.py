@@ -1,0 +1,1 @@
+"""umpack: channel packs for an Asterisk PBX."""

@@ -1,0 +1,204 @@
+"""Why an attempt failed, and the two verdicts on it: try elsewhere? and whom to blame?
+
+The two questions are separate. A busy subscriber ends the call and says nothing about the trunk; a
+lost channel (glare) sends the call elsewhere and blames nobody; a switching fault does both.
+Cause numbers and names are those of ITU-T Q.850. Which cause leads to which verdict is umpack's
+own table; every row says what it rests on. Gateways differ in practice (one vendor hunts on 27,
+another retries neither 42 nor 44), so a site may override rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Elsewhere(Enum):
+    """Shall the same call be tried on another channel?"""
+
+    NO = "no"
+    ONCE = "once"
+    """Yes, but a second answer of the same kind is the call's own."""
+    CHANNEL = "channel"
+    """Yes, and another channel of the same trunk will do."""
+    TRUNK = "trunk"
+    """Yes, on another trunk."""
+
+
+class Blame(Enum):
+    """Whom a failure speaks against."""
+
+    NOBODY = "nobody"
+    CALL = "call"
+    CHANNEL = "channel"
+    TRUNK = "trunk"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The two answers, and what they rest on."""
+
+    elsewhere: Elsewhere
+    blame: Blame
+    source: str
+
+
+class Result(Enum):
+    """What became of one attempt, as the driver saw it."""
+
+    ANSWERED = "answered"
+    """The far end answered; the call has run and is over."""
+    REFUSED = "refused"
+    """The far end or the network ended the attempt, with a cause where known."""
+    TIMED_OUT = "timed out"
+    """No answer within our own limit; the driver took the attempt back."""
+    HUNG_UP = "hung up"
+    """The caller left before an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one attempt. `cause` is Q.850; `sip` the final SIP status where there was one."""
+
+    result: Result
+    cause: int | None = None
+    sip: int | None = None
+    detail: str = ""
+    """The peer's own words, for the record. Comes off the line: escape before showing."""
+
+
+NAMES: dict[int, str] = {
+    1: "unallocated number",
+    2: "no route to transit network",
+    3: "no route to destination",
+    6: "channel unacceptable",
+    16: "normal call clearing",
+    17: "user busy",
+    18: "no user responding",
+    19: "no answer from user",
+    20: "subscriber absent",
+    21: "call rejected",
+    22: "number changed",
+    23: "redirection to new destination",
+    25: "exchange routing error",
+    26: "non-selected user clearing",
+    27: "destination out of order",
+    28: "invalid number format",
+    29: "facility rejected",
+    31: "normal, unspecified",
+    34: "no circuit/channel available",
+    38: "network out of order",
+    41: "temporary failure",
+    42: "switching equipment congestion",
+    43: "access information discarded",
+    44: "requested circuit/channel not available",
+    47: "resource unavailable, unspecified",
+    50: "requested facility not subscribed",
+    57: "bearer capability not authorized",
+    58: "bearer capability not presently available",
+    63: "service or option not available",
+    65: "bearer capability not implemented",
+    66: "channel type not implemented",
+    69: "requested facility not implemented",
+    79: "service or option not implemented",
+    81: "invalid call reference value",
+    82: "identified channel does not exist",
+    88: "incompatible destination",
+    95: "invalid message",
+    96: "mandatory information element missing",
+    97: "message type non-existent",
+    98: "message not compatible with call state",
+    99: "information element non-existent",
+    100: "invalid information element contents",
+    101: "message not compatible with call state",
+    102: "recovery on timer expiry",
+    111: "protocol error, unspecified",
+    127: "interworking, unspecified",
+}
+"""Q.850 table 1."""
+
+
+def name_of(cause: int) -> str:
+    """A cause in words."""
+    return NAMES.get(cause, f"cause {cause}")
+
+
+def _row(causes: str, elsewhere: Elsewhere, blame: Blame, source: str) -> dict[int, Verdict]:
+    verdict = Verdict(elsewhere, blame, source)
+    return {int(cause): verdict for cause in causes.split()}
+
+
+_NO, _ONCE, _CHANNEL, _TRUNK = Elsewhere.NO, Elsewhere.ONCE, Elsewhere.CHANNEL, Elsewhere.TRUNK
+
+CAUSE_VERDICTS: dict[int, Verdict] = {
+    **_row("1 22 23 26 28 29", _NO, Blame.CALL, "Q.850 class 000: the number is what is wrong"),
+    **_row("2 3 25", _ONCE, Blame.NOBODY, "Q.850: no route; dial plan or trunk, so one more try"),
+    **_row("16 31", _NO, Blame.CALL, "Q.850 class 001: a normal end"),
+    **_row("17", _NO, Blame.CALL, "Q.850: the user is busy, whichever line rings him"),
+    **_row("18 19 20", _NO, Blame.CALL, "Q.850 class 001: the user does not answer"),
+    **_row("21", _NO, Blame.CALL, "Q.850: rejected by the user; also RFC 3398 (403/603)"),
+    **_row("27", _ONCE, Blame.TRUNK, "Q.850: interface of the destination not working"),
+    **_row("34", _TRUNK, Blame.TRUNK, "Q.850 class 010: no circuit although we count idle ones"),
+    **_row("38", _TRUNK, Blame.TRUNK, "Q.850: network out of order, likely to last"),
+    **_row("41 47", _TRUNK, Blame.TRUNK, "Q.850: temporary failure, retry at once elsewhere"),
+    **_row("42", _TRUNK, Blame.NOBODY, "Q.850: congestion; the switch is loaded, not broken"),
+    **_row("43", _TRUNK, Blame.NOBODY, "Q.850: information could not be delivered on this way"),
+    **_row("6 44 82", _CHANNEL, Blame.CHANNEL, "Q.931 5.2.3: that channel, not its trunk"),
+    **_row("58 63", _TRUNK, Blame.NOBODY, "Q.850: capability not present on this way"),
+    **_row("50 57 65 66 69 79 88", _NO, Blame.CALL, "Q.850 classes 011/100: the call asks for it"),
+    **_row("81 95 96 97 98 99 100 101 111", _ONCE, Blame.TRUNK, "Q.850 class 101/110: protocol"),
+    **_row("102", _TRUNK, Blame.TRUNK, "Q.931 T303/T310: the peer does not speak"),
+    **_row("127", _ONCE, Blame.NOBODY, "Q.850: interworking, the real cause is unknown"),
+}
+
+SIP_VERDICTS: dict[int, Verdict] = {
+    **_row("404 410 484 604", _NO, Blame.CALL, "RFC 3398 8.2.6.1: the number is wrong"),
+    **_row("403 405 488 603 606", _NO, Blame.CALL, "RFC 3261 21.4/21.6: refused as such"),
+    **_row("486 600", _NO, Blame.CALL, "RFC 3261 21.4.24: busy here is the user's answer"),
+    **_row("480 487", _NO, Blame.CALL, "RFC 3261 21.4.18: the user does not answer"),
+    **_row("408", _TRUNK, Blame.TRUNK, "RFC 3261 8.1.3.1: made by us when the server is silent"),
+    **_row("500 502 503 504", _TRUNK, Blame.TRUNK, "RFC 3261 21.5: the server, not the call"),
+}
+"""Read before the cause: Asterisk folds several SIP answers into one cause (404 and "no such
+endpoint" are both 3 to its Dial application)."""
+
+_UNKNOWN = Verdict(Elsewhere.ONCE, Blame.NOBODY, "not in the table: one more try, no blame")
+_SILENT = Verdict(Elsewhere.TRUNK, Blame.TRUNK, "no answer within answer_within")
+_ANSWERED = Verdict(Elsewhere.NO, Blame.NOBODY, "answered")
+_CALLER_LEFT = Verdict(Elsewhere.NO, Blame.NOBODY, "the caller hung up")
+
+
+@dataclass(frozen=True, slots=True)
+class CauseTable:
+    """The verdicts of a site: the table above with the site's own rows on top."""
+
+    causes: Mapping[int, Verdict] = field(default_factory=lambda: CAUSE_VERDICTS)
+    sip: Mapping[int, Verdict] = field(default_factory=lambda: SIP_VERDICTS)
+
+    def verdict(self, outcome: Outcome) -> Verdict:
+        """Both answers for one failed attempt."""
+        if outcome.result is Result.ANSWERED:
+            return _ANSWERED
+        if outcome.result is Result.HUNG_UP:
+            return _CALLER_LEFT
+        if outcome.result is Result.TIMED_OUT:
+            return _SILENT
+        if outcome.sip is not None and outcome.sip in self.sip:
+            return self.sip[outcome.sip]
+        return self.causes.get(outcome.cause or 0, _UNKNOWN)
+
+
+WIRE_SAFE_CAUSES: frozenset[int] = frozenset(
+    {1, 2, 3, 17, 18, 19, 20, 21, 22, 23, 27, 28, 34, 38, 42, 58}
+)
+"""Causes Asterisk's SIP channel maps to a status of their own (`hangup_cause2sip`)."""
+
+
+def refusal_on_sip(cause: int) -> int:
+    """The cause to hang up a SIP caller with, so that upstream may still try elsewhere.
+
+    Asterisk turns a cause it has no status for into 603 Decline, and RFC 3261 21.6 makes any 6xx
+    "nobody else either"; such causes become 34, which is 503.
+    """
+    return cause if cause in WIRE_SAFE_CAUSES else 34

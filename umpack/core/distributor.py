@@ -1,0 +1,422 @@
+"""The distributor: gives every offered call a channel, or a reason.
+
+One call goes `offer` → (`outcome` → ...)* and ends in exactly one `CallRecord`. Every answer is a
+value (`Assignment`, `Done`, `Refusal`) the driver acts on; time comes in as an argument. What
+happened is appended to one stream, read with `take_records`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from umpack.core.administration import Drain
+from umpack.core.calls import (
+    Assignment,
+    Attempt,
+    Call,
+    CallRecord,
+    Decision,
+    Done,
+    Ending,
+    PackTried,
+    Reason,
+    Refusal,
+)
+from umpack.core.causes import Elsewhere, Outcome, Result, name_of
+from umpack.core.channel import Channel, ChannelId
+from umpack.core.dial import cleaned_caller, is_safe_number, render
+from umpack.core.errors import OurFault
+from umpack.core.ledger import Lease, LeaseToken, Ledger
+from umpack.core.pack import Exclusion, Pack, PackId, carried_pointer
+from umpack.core.routes import Routes
+from umpack.core.site import Site
+from umpack.core.trunk import Trunk, TrunkId
+
+REMOVED = "removed"
+"""Block source of channels that left the configuration while a call was on them."""
+
+_SHORTEST_ATTEMPT = 0.1
+"""Seconds; with less of the setup budget left another attempt cannot succeed."""
+
+_CHANNELS_PER_TRUNK = 3
+"""Channels of one trunk a call may lose to glare before the trunk counts as tried."""
+
+
+class UnknownTarget(OurFault):
+    """A trunk or channel nobody has configured."""
+
+
+class Offer:
+    """A call while it is with us."""
+
+    __slots__ = (
+        "answered",
+        "attempts",
+        "call",
+        "chain",
+        "deadline",
+        "exclusions",
+        "lease",
+        "offered",
+        "once",
+        "passed_packs",
+        "route",
+        "tried_channels",
+        "tried_trunks",
+    )
+
+    def __init__(self, call: Call, now: float) -> None:
+        self.call = call
+        self.offered = now
+        self.chain: tuple[PackId, ...] = ()
+        self.deadline = now
+        self.route = ""
+        self.lease: Lease[Offer] | None = None
+        self.attempts: tuple[Attempt, ...] = ()
+        self.passed_packs: tuple[PackTried, ...] = ()
+        self.exclusions: tuple[Exclusion, ...] = ()
+        self.tried_trunks: frozenset[TrunkId] = frozenset()
+        self.tried_channels: frozenset[ChannelId] = frozenset()
+        self.once = False
+        self.answered: float | None = None
+
+    def __repr__(self) -> str:
+        where = self.lease.channel.id if self.lease else "-"
+        return f"<call {self.call.id} to {self.call.called!r} on {where}>"
+
+
+class Distributor:
+    """Packs, ledger and routes of one site."""
+
+    def __init__(self, site: Site | None = None) -> None:
+        self.ledger: Ledger[Offer] = Ledger()
+        self.packs: dict[PackId, Pack] = {}
+        self.site = Site()
+        self.accepting = True
+        """False while shutting down: running calls finish, new ones are refused."""
+        self._routes = Routes(())
+        self._chains: dict[PackId, tuple[PackId, ...]] = {}
+        self._drains: dict[str, Drain] = {}
+        self._records: list[CallRecord] = []
+        self.reload(site or Site())
+
+    # -- calls ------------------------------------------------------------------------------
+
+    def offer(self, call: Call, now: float) -> Assignment | Refusal:
+        """A call asks for a channel."""
+        offer = Offer(call, now)
+        if not self.accepting:
+            return self._refuse(offer, Reason.SHUTTING_DOWN, 41, "umpack is shutting down", now)
+        route = self._routes.match(call.pbx, call.called, call.caller)
+        if route is None:
+            why = f"no route for {call.called!r}"
+            return self._refuse(offer, Reason.NO_ROUTE, self.site.no_route_cause, why, now)
+        offer.route = route.called.text
+        if route.pack is None:
+            cause = route.refuse or 21
+            return self._refuse(offer, Reason.REFUSED_BY_ROUTE, cause, "the route says so", now)
+        pack = self.packs.get(route.pack)
+        if pack is None:
+            why = f"route {offer.route} names pack {route.pack}, which is not there"
+            return self._refuse(offer, Reason.MISCONFIGURED, 38, why, now)
+        offer.chain = self._chains[route.pack]
+        offer.deadline = now + pack.plan.setup_budget
+        if not is_safe_number(call.called, digits_only=True):
+            if not is_safe_number(call.called):
+                why = f"{call.called!r} cannot stand in a dial string"
+                return self._refuse(offer, Reason.INVALID_NUMBER, 28, why, now)
+            offer.tried_trunks = frozenset(
+                trunk.id for trunk in self.site.trunks.values() if trunk.dial.digits_only
+            )
+        return self._assign(offer, now) or self._no_channel(offer, now)
+
+    def outcome(self, lease: Lease[Offer], outcome: Outcome, now: float) -> Decision:
+        """An attempt has ended; its lease ends with it. `LeaseError` if it is not held."""
+        offer = self._release(lease.token).holder
+        verdict = self.site.causes.verdict(outcome)
+        self._note(offer, lease, outcome, now)
+        if outcome.result is Result.ANSWERED:
+            self._end(offer, Ending.CONNECTED, 16, "connected", now)
+            return Done(16)
+        if outcome.result is Result.HUNG_UP:
+            self._end(offer, Ending.ABANDONED, 16, "the caller hung up before an answer", now)
+            return Done(16)
+        elsewhere = verdict.elsewhere
+        own_cause = outcome.cause or 31
+        if elsewhere is Elsewhere.NO or (elsewhere is Elsewhere.ONCE and offer.once):
+            self._end(offer, Ending.DECLINED, own_cause, verdict.source, now)
+            return Done(own_cause)
+        offer.once = offer.once or elsewhere is Elsewhere.ONCE
+        if offer.deadline - now < _SHORTEST_ATTEMPT:
+            why = f"setup budget used up after {_attempts(offer)}"
+            return self._refuse(offer, Reason.OUT_OF_TIME, self._refusal_cause(offer), why, now)
+        if again := self._reassign(offer, lease.channel, elsewhere, now):
+            return again
+        if elsewhere is Elsewhere.ONCE:
+            self._end(offer, Ending.DECLINED, own_cause, verdict.source, now)
+            return Done(own_cause)
+        why = f"{_attempts(offer)}, no other channel"
+        return self._refuse(offer, Reason.ATTEMPTS_FAILED, self._refusal_cause(offer), why, now)
+
+    def release(self, token: LeaseToken, now: float, why: str = "connection ended") -> None:
+        """The call's connection ended without an outcome. `LeaseError` if the lease is not held."""
+        lease = self._release(token)
+        offer = lease.holder
+        self._note(offer, lease, Outcome(Result.HUNG_UP, detail=why), now)
+        ending = Ending.ABANDONED if offer.answered is None else Ending.CONNECTED
+        self._end(offer, ending, 16, why, now)
+
+    def answered(self, lease: Lease[Offer], now: float) -> None:
+        """A hint that the far end has answered: for status and statistics, never for the ledger."""
+        offer = lease.holder
+        offer.answered = offer.answered or now
+
+    def take_records(self) -> list[CallRecord]:
+        """What ended since the last time, oldest first."""
+        records, self._records = self._records, []
+        return records
+
+    @property
+    def calls(self) -> Iterator[Offer]:
+        """The calls that hold a channel now."""
+        return (lease.holder for lease in self.ledger)
+
+    def _assign(self, offer: Offer, now: float) -> Assignment | None:
+        for pack_id in offer.chain:
+            pack = self.packs.get(pack_id)
+            if pack is None:
+                continue
+            if offer.tried_trunks or offer.tried_channels:
+                position = pack.next_position_without(offer.tried_trunks, offer.tried_channels)
+            else:
+                position = pack.next_position()
+            if position >= 0:
+                return self._lease(offer, pack, position, now)
+            if not offer.attempts:
+                tried = PackTried(pack_id, _why_none(pack), pack.exclusions)
+                offer.passed_packs = (*offer.passed_packs, tried)
+        return None
+
+    def _reassign(
+        self, offer: Offer, failed: Channel, elsewhere: Elsewhere, now: float
+    ) -> Assignment | None:
+        """Another trunk first; where only a channel was lost, then the same trunk's others."""
+        trunk, before = failed.trunk.id, offer.tried_trunks
+        offer.tried_channels |= {failed.id}
+        offer.tried_trunks = before | {trunk}
+        if assignment := self._assign(offer, now):
+            return assignment
+        on_trunk = sum(attempt.trunk == trunk for attempt in offer.attempts)
+        if elsewhere is not Elsewhere.CHANNEL or on_trunk >= _CHANNELS_PER_TRUNK:
+            return None
+        offer.tried_trunks = before - {trunk}
+        return self._assign(offer, now)
+
+    def _lease(self, offer: Offer, pack: Pack, position: int, now: float) -> Assignment:
+        lease = self.ledger.lease(pack, position, now, offer)
+        channel, call = lease.channel, offer.call
+        offer.lease = lease
+        offer.exclusions = pack.exclusions
+        caller = call.caller
+        if len(channel.dial_parts) > 3:
+            caller = cleaned_caller(caller, digits_only=channel.trunk.dial.digits_only)
+        dial = render(channel.dial_parts, call.called, caller)
+        timeout = min(pack.plan.answer_within, offer.deadline - now)
+        return Assignment(lease, channel.id, dial, timeout, len(offer.attempts) + 1)
+
+    def _release(self, token: LeaseToken) -> Lease[Offer]:
+        lease = self.ledger.release(token)
+        if REMOVED in lease.channel.blocks:
+            del self.ledger.channels[lease.channel.id]
+        return lease
+
+    def _refusal_cause(self, offer: Offer) -> int:
+        pack = self.packs.get(offer.chain[0])
+        return pack.plan.refusal_cause if pack else 34
+
+    def _no_channel(self, offer: Offer, now: float) -> Refusal:
+        usable = any(self.packs[id_].usable for id_ in offer.chain if id_ in self.packs)
+        reason = Reason.FULL if usable else Reason.NO_USABLE_TRUNK
+        if usable and offer.tried_trunks and not offer.attempts:
+            reason = Reason.INVALID_NUMBER
+        why = "; ".join(f"{tried.pack} {tried.why}" for tried in offer.passed_packs)
+        return self._refuse(offer, reason, self._refusal_cause(offer), why, now)
+
+    def _refuse(self, offer: Offer, reason: Reason, cause: int, why: str, now: float) -> Refusal:
+        self._end(offer, Ending.REFUSED, cause, why, now, reason)
+        return Refusal(reason, cause, why)
+
+    def _note(self, offer: Offer, lease: Lease[Offer], outcome: Outcome, now: float) -> None:
+        pack, channel = lease.pack, lease.channel
+        offer.lease = None
+        attempt = Attempt(
+            channel.id,
+            channel.trunk.id,
+            pack.id,
+            lease.position + 1,
+            pack.channels[lease.after].id if lease.after >= 0 else None,
+            pack.passed_over(lease.position, lease.after),
+            lease.since,
+            now,
+            outcome,
+            self.site.causes.verdict(outcome),
+        )
+        offer.attempts = (*offer.attempts, attempt)
+
+    def _end(
+        self,
+        offer: Offer,
+        ending: Ending,
+        cause: int,
+        why: str,
+        now: float,
+        reason: Reason | None = None,
+    ) -> None:
+        record = CallRecord(
+            offer.call,
+            offer.offered,
+            now,
+            ending,
+            cause,
+            why,
+            offer.route,
+            offer.attempts,
+            offer.passed_packs,
+            offer.exclusions,
+            reason,
+            offer.answered,
+        )
+        self._records.append(record)
+
+    # -- the site ---------------------------------------------------------------------------
+
+    def reload(self, site: Site) -> None:
+        """Take on a new site under running calls.
+
+        Ids carry over: a channel that stays keeps its lease, blocks and place in turn. One that
+        has gone while a call is on it drains, and leaves with its last call.
+        """
+        channels: dict[ChannelId, Channel] = {}
+        fixed: list[tuple[Channel, Trunk, int, tuple[str, ...]]] = []
+        for trunk in site.trunks.values():
+            for slot in trunk.slots:
+                id_, number, parts = trunk.channel_id(slot), trunk.number(slot), _parts(trunk, slot)
+                channel = self.ledger.channels.get(id_) or Channel(id_, trunk, slot, number, parts)
+                channels[id_] = channel
+                fixed.append((channel, trunk, number, parts))
+        removed = [
+            channel
+            for id_, channel in self.ledger.channels.items()
+            if id_ not in channels and channel.lease is not None
+        ]
+        packs: dict[PackId, Pack] = {}
+        for plan in site.packs.values():
+            pack = packs[plan.id] = Pack(plan, [channels[id_] for id_ in plan.channels])
+            if before := self.packs.get(plan.id):
+                old = [channel.id for channel in before.channels]
+                pack.point_at(carried_pointer(before.pointer, old, set(plan.channels)))
+        routes = Routes(site.routes)
+        chains = {id_: site.chain(id_) for id_ in packs}
+
+        # All is prepared; from here on nothing can fail, so no half of a site is ever live.
+        self.site, self.packs, self._routes, self._chains = site, packs, routes, chains
+        for channel, trunk, number, parts in fixed:
+            channel.trunk, channel.number, channel.dial_parts = trunk, number, parts
+        self.ledger.channels = channels | {channel.id: channel for channel in removed}
+        self.ledger.seat(packs.values())
+        for channel in removed:
+            self.ledger.block(channel, REMOVED, "removed from the configuration")
+        for channel in channels.values():
+            self.ledger.unblock(channel, REMOVED)
+        for drain in self._drains.values():
+            self._apply(drain)
+
+    # -- administration ---------------------------------------------------------------------
+
+    def drain(self, drain: Drain) -> None:
+        """Take a trunk or channel out of service; its running calls finish.
+
+        `UnknownTarget` if there is none of that id. A later drain of the same target replaces it.
+        """
+        if not self._members(drain.target):
+            raise UnknownTarget(f"no trunk or channel {drain.target!r}")
+        self._drains[drain.target] = drain
+        self._apply(drain)
+
+    def enable(self, target: str) -> bool:
+        """Put back what `drain` took out; answers whether it was out."""
+        drain = self._drains.pop(target, None)
+        if drain is None:
+            if not self._members(target):
+                raise UnknownTarget(f"no trunk or channel {target!r}")
+            return False
+        for channel in self._members(target):
+            self.ledger.unblock(channel, drain.source)
+        return True
+
+    def expire_drains(self, now: float) -> tuple[Drain, ...]:
+        """Put back what was drained until now; answers those."""
+        over = tuple(d for d in self._drains.values() if d.until is not None and d.until <= now)
+        for drain in over:
+            self.enable(drain.target)
+        return over
+
+    @property
+    def drains(self) -> tuple[Drain, ...]:
+        """Everything people have taken out."""
+        return tuple(self._drains.values())
+
+    def restore(
+        self, drains: Iterable[Drain], pointers: Iterable[tuple[PackId, ChannelId]]
+    ) -> None:
+        """Take over what an earlier run had saved. What no longer exists waits for its return."""
+        for drain in drains:
+            self._drains[drain.target] = drain
+            self._apply(drain)
+        for pack_id, channel in pointers:
+            if pack := self.packs.get(pack_id):
+                pack.point_at(channel)
+
+    @property
+    def pointers(self) -> dict[PackId, ChannelId]:
+        """Where every pack stands, for saving."""
+        return {id_: pack.pointer for id_, pack in self.packs.items() if pack.pointer}
+
+    def _members(self, target: str) -> list[Channel]:
+        if channel := self.ledger.channels.get(ChannelId(target)):
+            return [channel]
+        return [c for c in self.ledger.channels.values() if c.trunk.id == target]
+
+    def _apply(self, drain: Drain) -> None:
+        for channel in self._members(drain.target):
+            self.ledger.block(channel, drain.source, drain.reason)
+
+
+def _parts(trunk: Trunk, slot: int) -> tuple[str, ...]:
+    return trunk.dial.parts(
+        channel=trunk.number(slot),
+        slot=slot,
+        span=trunk.span,
+        endpoint=trunk.endpoint,
+        trunk=trunk.id,
+    )
+
+
+def _why_none(pack: Pack) -> str:
+    if not pack.usable:
+        return "has no usable channel"
+    return f"is full ({len(pack.channels)} channels)"
+
+
+def _attempts(offer: Offer) -> str:
+    tries = ", ".join(
+        f"{attempt.channel} {_in_words(attempt.outcome)}" for attempt in offer.attempts
+    )
+    return f"{len(offer.attempts)} attempts failed ({tries})"
+
+
+def _in_words(outcome: Outcome) -> str:
+    if outcome.result is Result.TIMED_OUT:
+        return "timed out"
+    sip = f"SIP {outcome.sip}, " if outcome.sip else ""
+    return f"{sip}cause {outcome.cause} {name_of(outcome.cause or 0)}"

@@ -1,0 +1,131 @@
+"""The ledger: which call holds which channel.
+
+Every busy channel is one lease with a token. Picking a channel and reserving it is one step, a
+lease ends once, and every count anybody sees is derived from leases and channel states. Nothing
+else in umpack moves a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, NewType, TypeVar
+
+from umpack.core.channel import Channel, ChannelEvent, ChannelId, ChannelState
+from umpack.core.errors import LeaseError
+from umpack.core.pack import Pack, Seat
+
+LeaseToken = NewType("LeaseToken", int)
+Holder = TypeVar("Holder")
+
+
+class Lease(Generic[Holder]):
+    """One channel held by one call. Compare by identity; release by `token`.
+
+    `after` is the pack's pointer before the assignment (-1: none), from which the hunt began.
+    """
+
+    __slots__ = ("after", "channel", "holder", "pack", "position", "since", "token")
+
+    def __init__(
+        self,
+        token: LeaseToken,
+        channel: Channel,
+        pack: Pack,
+        position: int,
+        after: int,
+        since: float,
+        holder: Holder,
+    ) -> None:
+        self.token = token
+        self.channel = channel
+        self.pack = pack
+        self.position = position
+        self.after = after
+        self.since = since
+        self.holder = holder
+
+    def __repr__(self) -> str:
+        return f"<lease {self.token} of {self.channel.id} in {self.pack.id}>"
+
+
+class Ledger(Generic[Holder]):
+    """All channels and all leases of one node."""
+
+    def __init__(self) -> None:
+        self.channels: dict[ChannelId, Channel] = {}
+        self._leases: dict[LeaseToken, Lease[Holder]] = {}
+        self._token = 0
+
+    def lease_next(self, pack: Pack, now: float, holder: Holder) -> Lease[Holder] | None:
+        """Take the channel the pack's strategy names; `None` when none is idle."""
+        position = pack.next_position()
+        return self.lease(pack, position, now, holder) if position >= 0 else None
+
+    def lease(self, pack: Pack, position: int, now: float, holder: Holder) -> Lease[Holder]:
+        """Take the channel at `position`, which must be idle, and move the pack's pointer."""
+        channel = pack.channels[position]
+        channel.move(ChannelEvent.LEASE)
+        for seated, seat in channel.seats:
+            seated.idle.discard(seat)
+        self._token = token = self._token + 1
+        lease = Lease(LeaseToken(token), channel, pack, position, pack.last, now, holder)
+        channel.lease = self._leases[lease.token] = lease
+        pack.last = position
+        return lease
+
+    def release(self, token: LeaseToken) -> Lease[Holder]:
+        """End a lease and answer it. A token not held is a `LeaseError` and changes nothing."""
+        lease = self._leases.pop(token, None)
+        if lease is None:
+            raise LeaseError(f"lease {token} is not held: released before, or never given")
+        channel = lease.channel
+        channel.lease = None
+        if channel.move(ChannelEvent.RELEASE) is ChannelState.IDLE:
+            for pack, position in channel.seats:
+                pack.idle.add(position)
+        return lease
+
+    def block(self, channel: Channel, source: str, why: str) -> None:
+        """Keep new calls off a channel for `source`, which may be blocking it already."""
+        first = not channel.blocks
+        channel.blocks[source] = why
+        if first and channel.move(ChannelEvent.BLOCK) is ChannelState.BLOCKED:
+            for pack, position in channel.seats:
+                pack.idle.discard(position)
+        for pack, _ in channel.seats:
+            pack.forget_exclusions()
+
+    def unblock(self, channel: Channel, source: str) -> None:
+        """Take back what `source` said; harmless if it said nothing."""
+        if channel.blocks.pop(source, None) is None:
+            return
+        if not channel.blocks and channel.move(ChannelEvent.UNBLOCK) is ChannelState.IDLE:
+            for pack, position in channel.seats:
+                pack.idle.add(position)
+        for pack, _ in channel.seats:
+            pack.forget_exclusions()
+
+    def seat(self, packs: Iterable[Pack]) -> None:
+        """Give every channel its seats in `packs`, and only in those; idle ones are theirs at
+        once. This is how a new set of packs takes over, running calls and all."""
+        seats: dict[ChannelId, list[Seat]] = {}
+        for pack in packs:
+            for position, channel in enumerate(pack.channels):
+                seats.setdefault(channel.id, []).append(Seat(pack, position))
+                if channel.state is ChannelState.IDLE:
+                    pack.idle.add(position)
+        for channel in self.channels.values():
+            channel.seats = tuple(seats.get(channel.id, ()))
+
+    def holds(self, token: LeaseToken) -> bool:
+        """Whether a lease is held."""
+        return token in self._leases
+
+    def __iter__(self) -> Iterator[Lease[Holder]]:
+        return iter(tuple(self._leases.values()))
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} of {len(self.channels)} channels leased>"

@@ -1,0 +1,176 @@
+"""A pack: channels in an order, and which of them is next.
+
+*Linear* takes the first idle position. *Cyclic* takes the first idle position after the last one
+assigned. The cyclic pointer names a channel, not an index, so it means the same after other
+members have come or gone (see `carried_pointer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain, zip_longest
+from typing import NamedTuple, NewType, TypeVar
+
+from umpack.core.channel import Channel, ChannelId
+from umpack.core.idle import IdleSet
+from umpack.core.trunk import TrunkId
+
+PackId = NewType("PackId", str)
+T = TypeVar("T")
+
+
+class Strategy(Enum):
+    """How a pack hunts."""
+
+    LINEAR = "linear"
+    CYCLIC = "cyclic"
+
+
+class Direction(Enum):
+    """Which end of the pack is hunted first.
+
+    Descending is for trunks whose exchange ascends: both ends then meet as late as possible,
+    which keeps glare rare (Q.931 5.7).
+    """
+
+    ASCENDING = "ascending"
+    DESCENDING = "descending"
+
+
+@dataclass(frozen=True, slots=True)
+class PackPlan:
+    """What the configuration says of a pack.
+
+    Times are seconds. `answer_within` limits one attempt, `setup_budget` all attempts of a call.
+    """
+
+    id: PackId
+    channels: tuple[ChannelId, ...]
+    strategy: Strategy = Strategy.LINEAR
+    overflow: tuple[PackId, ...] = ()
+    answer_within: float = 20.0
+    setup_budget: float = 30.0
+    refusal_cause: int = 34
+
+
+class Seat(NamedTuple):
+    """A channel's place in one pack."""
+
+    pack: Pack
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Channels of a pack that could not be given to a call, and why."""
+
+    trunk: TrunkId
+    channels: int
+    why: str
+
+
+def order_channels(
+    members: Sequence[Sequence[T]], direction: Direction, *, interleave: bool
+) -> tuple[T, ...]:
+    """Positions of a pack from its members, each a row of channels, without repetition.
+
+    Interleaved, the first channels of all members come first, then the second ones, so that calls
+    spread over boards even when they hunt linearly.
+    """
+    rows: Iterable[Iterable[T | None]] = zip_longest(*members) if interleave else members
+    order = tuple(dict.fromkeys(c for c in chain.from_iterable(rows) if c is not None))
+    return order if direction is Direction.ASCENDING else order[::-1]
+
+
+def carried_pointer(
+    last: ChannelId | None, old: Sequence[ChannelId], new: Container[ChannelId]
+) -> ChannelId | None:
+    """The pointer after a change of members, so that the channel next in turn stays next.
+
+    Where the pointer's own channel has gone, its nearest predecessor that is left takes over.
+    """
+    if last is None or last in new:
+        return last
+    try:
+        index = old.index(last)
+    except ValueError:
+        return None
+    before = (*old[index + 1 :], *old[:index])
+    return next((channel for channel in reversed(before) if channel in new), None)
+
+
+class Pack:
+    """The living pack: which positions are idle and where the pointer stands."""
+
+    __slots__ = ("_exclusions", "channels", "cyclic", "id", "idle", "last", "plan")
+
+    def __init__(self, plan: PackPlan, channels: Sequence[Channel]) -> None:
+        self.id = plan.id
+        self.plan = plan
+        self.cyclic = plan.strategy is Strategy.CYCLIC
+        self.channels = tuple(channels)
+        self.idle = IdleSet(len(channels))
+        self.last = -1
+        """Position last assigned; -1 before the first."""
+        self._exclusions: tuple[Exclusion, ...] | None = None
+
+    @property
+    def pointer(self) -> ChannelId | None:
+        """The channel assigned last."""
+        return self.channels[self.last].id if self.last >= 0 else None
+
+    def point_at(self, channel: ChannelId | None) -> None:
+        """Set the pointer; a channel that is not a member leaves it before the first position."""
+        self.last = next((p for p, c in enumerate(self.channels) if c.id == channel), -1)
+
+    def next_position(self) -> int:
+        """The position the strategy names next, or -1 when none is idle. Changes nothing."""
+        if not self.cyclic:
+            return self.idle.first()
+        position = self.idle.first_from(self.last + 1)
+        return position if position >= 0 else self.idle.first()
+
+    def next_position_without(
+        self, trunks: Container[TrunkId], channels: Container[ChannelId]
+    ) -> int:
+        """Like `next_position`, passing over channels and trunks a call has already met."""
+        for position in self.idle.hunt_from(self.last + 1 if self.cyclic else 0):
+            channel = self.channels[position]
+            if channel.trunk.id not in trunks and channel.id not in channels:
+                return position
+        return -1
+
+    def passed_over(self, position: int, after: int) -> int:
+        """How many positions the hunt passed before `position`, the pointer being at `after`."""
+        return (position - after - 1) % len(self.channels) if self.cyclic else position
+
+    def forget_exclusions(self) -> None:
+        """Called by the ledger when a member was blocked or unblocked."""
+        self._exclusions = None
+
+    @property
+    def exclusions(self) -> tuple[Exclusion, ...]:
+        """Blocked members, grouped by trunk and reason."""
+        if self._exclusions is None:
+            groups: dict[tuple[TrunkId, str], int] = {}
+            for channel in self.channels:
+                for why in channel.blocks.values():
+                    key = channel.trunk.id, why
+                    groups[key] = groups.get(key, 0) + 1
+            self._exclusions = tuple(
+                Exclusion(trunk, count, why) for (trunk, why), count in groups.items()
+            )
+        return self._exclusions
+
+    @property
+    def usable(self) -> bool:
+        """Whether any member may carry calls, idle or not."""
+        return any(not channel.blocks for channel in self.channels)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.id} {self.plan.strategy.value}: {len(self.idle)} of {len(self.channels)} idle"
+            f", last {self.pointer or '-'}>"
+        )

@@ -1,0 +1,42 @@
+"""The site: trunks, packs and routes as the configuration gives them, checked and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from umpack.core.causes import CauseTable
+from umpack.core.pack import PackId, PackPlan
+from umpack.core.routes import Route
+from umpack.core.trunk import PbxId, Trunk, TrunkId
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the core is told of the world. References have been resolved by whoever built it:
+    packs name existing channels, all of one PBX; overflow has no loops; routes name packs."""
+
+    trunks: Mapping[TrunkId, Trunk] = field(default_factory=dict)
+    packs: Mapping[PackId, PackPlan] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
+    causes: CauseTable = field(default_factory=CauseTable)
+    no_route_cause: int = 1
+    """Q.850 cause for a call no route takes."""
+
+    def chain(self, pack: PackId) -> tuple[PackId, ...]:
+        """The pack and its overflow packs, in the order they are tried, each once."""
+        seen: dict[PackId, None] = {}
+
+        def follow(id_: PackId) -> None:
+            if id_ not in seen:
+                seen[id_] = None
+                for overflow in self.packs[id_].overflow:
+                    follow(overflow)
+
+        follow(pack)
+        return tuple(seen)
+
+    def pbx_of(self, pack: PackId) -> PbxId:
+        """The PBX whose channels a pack hands out."""
+        channel = self.packs[pack].channels[0]
+        return self.trunks[TrunkId(channel.rpartition(":")[0])].pbx
