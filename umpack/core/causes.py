@@ -157,6 +157,7 @@ SIP_VERDICTS: dict[int, Verdict] = {
     **_row("403 405 488 603 606", _NO, Blame.CALL, "RFC 3261 21.4/21.6: refused as such"),
     **_row("486 600", _NO, Blame.CALL, "RFC 3261 21.4.24: busy here is the user's answer"),
     **_row("480 487", _NO, Blame.CALL, "RFC 3261 21.4.18: the user does not answer"),
+    **_row("401 407", _TRUNK, Blame.TRUNK, "RFC 3261 22: our password on that trunk is wrong"),
     **_row("408", _TRUNK, Blame.TRUNK, "RFC 3261 8.1.3.1: made by us when the server is silent"),
     **_row("500 502 503 504", _TRUNK, Blame.TRUNK, "RFC 3261 21.5: the server, not the call"),
 }
@@ -190,7 +191,7 @@ class CauseTable:
 
 
 WIRE_SAFE_CAUSES: frozenset[int] = frozenset(
-    {1, 2, 3, 17, 18, 19, 20, 21, 22, 23, 27, 28, 34, 38, 42, 58}
+    {1, 2, 3, 17, 18, 19, 20, 21, 22, 27, 28, 29, 31, 34, 38, 42, 58, 66, 127}
 )
 """Causes Asterisk's SIP channel maps to a status of their own (`hangup_cause2sip`)."""
 

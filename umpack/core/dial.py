@@ -64,8 +64,15 @@ class DialTemplate:
         return self.technology.upper() == "DAHDI"
 
     def parts(self, **fields: int | str | None) -> tuple[str, ...]:
-        """Fill in what is fixed per channel; see `render` for the shape of the answer."""
-        text = self.text.format(**{name: fields.get(name, "") for name in FIELDS} | _PER_CALL)
+        """Fill in what is fixed per channel; see `render` for the shape of the answer.
+
+        `DialError` where the template names something the channel has not (a span for SIP).
+        """
+        values = {name: value for name, value in fields.items() if value not in (None, "")}
+        try:
+            text = self.text.format(**values | _PER_CALL)
+        except KeyError as missing:
+            raise DialError(f"dial template {self.text!r}: no {missing.args[0]} here") from None
         return tuple(text.split("\0"))
 
 

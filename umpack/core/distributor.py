@@ -7,6 +7,7 @@ happened is appended to one stream, read with `take_records`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from umpack.core.administration import Drain
@@ -22,7 +23,7 @@ from umpack.core.calls import (
     Reason,
     Refusal,
 )
-from umpack.core.causes import Elsewhere, Outcome, Result, name_of
+from umpack.core.causes import Elsewhere, Outcome, Result, Verdict, name_of
 from umpack.core.channel import Channel, ChannelId
 from umpack.core.dial import cleaned_caller, is_safe_number, render
 from umpack.core.errors import OurFault
@@ -54,15 +55,15 @@ class Offer:
         "attempts",
         "call",
         "chain",
+        "closed_trunks",
         "deadline",
         "exclusions",
         "lease",
+        "lettered",
         "offered",
         "once",
         "passed_packs",
         "route",
-        "tried_channels",
-        "tried_trunks",
     )
 
     def __init__(self, call: Call, now: float) -> None:
@@ -75,8 +76,10 @@ class Offer:
         self.attempts: tuple[Attempt, ...] = ()
         self.passed_packs: tuple[PackTried, ...] = ()
         self.exclusions: tuple[Exclusion, ...] = ()
-        self.tried_trunks: frozenset[TrunkId] = frozenset()
-        self.tried_channels: frozenset[ChannelId] = frozenset()
+        self.closed_trunks: frozenset[TrunkId] = frozenset()
+        """Trunks that have failed this call as a whole."""
+        self.lettered = False
+        """The called number holds letters, which a board would take for commands."""
         self.once = False
         self.answered: float | None = None
 
@@ -125,16 +128,14 @@ class Distributor:
             if not is_safe_number(call.called):
                 why = f"{call.called!r} cannot stand in a dial string"
                 return self._refuse(offer, Reason.INVALID_NUMBER, 28, why, now)
-            offer.tried_trunks = frozenset(
-                trunk.id for trunk in self.site.trunks.values() if trunk.dial.digits_only
-            )
+            offer.lettered = True
         return self._assign(offer, now) or self._no_channel(offer, now)
 
     def outcome(self, lease: Lease[Offer], outcome: Outcome, now: float) -> Decision:
         """An attempt has ended; its lease ends with it. `LeaseError` if it is not held."""
         offer = self._release(lease.token).holder
         verdict = self.site.causes.verdict(outcome)
-        self._note(offer, lease, outcome, now)
+        self._note(offer, lease, outcome, verdict, now)
         if outcome.result is Result.ANSWERED:
             self._end(offer, Ending.CONNECTED, 16, "connected", now)
             return Done(16)
@@ -150,7 +151,9 @@ class Distributor:
         if offer.deadline - now < _SHORTEST_ATTEMPT:
             why = f"setup budget used up after {_attempts(offer)}"
             return self._refuse(offer, Reason.OUT_OF_TIME, self._refusal_cause(offer), why, now)
-        if again := self._reassign(offer, lease.channel, elsewhere, now):
+        if elsewhere is not Elsewhere.CHANNEL:
+            offer.closed_trunks |= {lease.channel.trunk.id}
+        if again := self._reassign(offer, now):
             return again
         if elsewhere is Elsewhere.ONCE:
             self._end(offer, Ending.DECLINED, own_cause, verdict.source, now)
@@ -162,14 +165,16 @@ class Distributor:
         """The call's connection ended without an outcome. `LeaseError` if the lease is not held."""
         lease = self._release(token)
         offer = lease.holder
-        self._note(offer, lease, Outcome(Result.HUNG_UP, detail=why), now)
+        outcome = Outcome(Result.HUNG_UP, detail=why)
+        self._note(offer, lease, outcome, self.site.causes.verdict(outcome), now)
         ending = Ending.ABANDONED if offer.answered is None else Ending.CONNECTED
         self._end(offer, ending, 16, why, now)
 
     def answered(self, lease: Lease[Offer], now: float) -> None:
         """A hint that the far end has answered: for status and statistics, never for the ledger."""
         offer = lease.holder
-        offer.answered = offer.answered or now
+        if offer.lease is lease and offer.answered is None:
+            offer.answered = now
 
     def take_records(self) -> list[CallRecord]:
         """What ended since the last time, oldest first."""
@@ -186,31 +191,37 @@ class Distributor:
             pack = self.packs.get(pack_id)
             if pack is None:
                 continue
-            if offer.tried_trunks or offer.tried_channels:
-                position = pack.next_position_without(offer.tried_trunks, offer.tried_channels)
+            if offer.lettered:
+                position = pack.next_position_where(_takes_letters)
             else:
                 position = pack.next_position()
             if position >= 0:
                 return self._lease(offer, pack, position, now)
-            if not offer.attempts:
-                tried = PackTried(pack_id, _why_none(pack), pack.exclusions)
-                offer.passed_packs = (*offer.passed_packs, tried)
+            tried = PackTried(pack_id, _why_none(pack), pack.exclusions)
+            offer.passed_packs = (*offer.passed_packs, tried)
         return None
 
-    def _reassign(
-        self, offer: Offer, failed: Channel, elsewhere: Elsewhere, now: float
-    ) -> Assignment | None:
-        """Another trunk first; where only a channel was lost, then the same trunk's others."""
-        trunk, before = failed.trunk.id, offer.tried_trunks
-        offer.tried_channels |= {failed.id}
-        offer.tried_trunks = before | {trunk}
-        if assignment := self._assign(offer, now):
-            return assignment
-        on_trunk = sum(attempt.trunk == trunk for attempt in offer.attempts)
-        if elsewhere is not Elsewhere.CHANNEL or on_trunk >= _CHANNELS_PER_TRUNK:
-            return None
-        offer.tried_trunks = before - {trunk}
-        return self._assign(offer, now)
+    def _reassign(self, offer: Offer, now: float) -> Assignment | None:
+        """Another trunk first; then other channels of trunks that have lost single ones only."""
+        met = Counter(attempt.trunk for attempt in offer.attempts)
+        tried = {attempt.channel for attempt in offer.attempts}
+        for most in (1, _CHANNELS_PER_TRUNK):
+
+            def accepts(channel: Channel, most: int = most) -> bool:
+                trunk = channel.trunk
+                return (
+                    met[trunk.id] < most
+                    and trunk.id not in offer.closed_trunks
+                    and channel.id not in tried
+                    and not (offer.lettered and trunk.dial.digits_only)
+                )
+
+            for pack_id in offer.chain:
+                if pack := self.packs.get(pack_id):
+                    position = pack.next_position_where(accepts)
+                    if position >= 0:
+                        return self._lease(offer, pack, position, now)
+        return None
 
     def _lease(self, offer: Offer, pack: Pack, position: int, now: float) -> Assignment:
         lease = self.ledger.lease(pack, position, now, offer)
@@ -218,7 +229,7 @@ class Distributor:
         offer.lease = lease
         offer.exclusions = pack.exclusions
         caller = call.caller
-        if len(channel.dial_parts) > 3:
+        if "caller" in channel.dial_parts[1::2]:
             caller = cleaned_caller(caller, digits_only=channel.trunk.dial.digits_only)
         dial = render(channel.dial_parts, call.called, caller)
         timeout = min(pack.plan.answer_within, offer.deadline - now)
@@ -235,18 +246,29 @@ class Distributor:
         return pack.plan.refusal_cause if pack else 34
 
     def _no_channel(self, offer: Offer, now: float) -> Refusal:
-        usable = any(self.packs[id_].usable for id_ in offer.chain if id_ in self.packs)
-        reason = Reason.FULL if usable else Reason.NO_USABLE_TRUNK
-        if usable and offer.tried_trunks and not offer.attempts:
-            reason = Reason.INVALID_NUMBER
+        usable = [
+            channel
+            for id_ in offer.chain
+            if id_ in self.packs
+            for channel in self.packs[id_].channels
+            if not channel.blocks
+        ]
         why = "; ".join(f"{tried.pack} {tried.why}" for tried in offer.passed_packs)
+        if not usable:
+            reason = Reason.NO_USABLE_TRUNK
+        elif offer.lettered and not any(map(_takes_letters, usable)):
+            reason, why = Reason.INVALID_NUMBER, f"no board can dial {offer.call.called!r}"
+        else:
+            reason = Reason.FULL
         return self._refuse(offer, reason, self._refusal_cause(offer), why, now)
 
     def _refuse(self, offer: Offer, reason: Reason, cause: int, why: str, now: float) -> Refusal:
         self._end(offer, Ending.REFUSED, cause, why, now, reason)
         return Refusal(reason, cause, why)
 
-    def _note(self, offer: Offer, lease: Lease[Offer], outcome: Outcome, now: float) -> None:
+    def _note(
+        self, offer: Offer, lease: Lease[Offer], outcome: Outcome, verdict: Verdict, now: float
+    ) -> None:
         pack, channel = lease.pack, lease.channel
         offer.lease = None
         attempt = Attempt(
@@ -259,7 +281,7 @@ class Distributor:
             lease.since,
             now,
             outcome,
-            self.site.causes.verdict(outcome),
+            verdict,
         )
         offer.attempts = (*offer.attempts, attempt)
 
@@ -400,6 +422,10 @@ def _parts(trunk: Trunk, slot: int) -> tuple[str, ...]:
         endpoint=trunk.endpoint,
         trunk=trunk.id,
     )
+
+
+def _takes_letters(channel: Channel) -> bool:
+    return not channel.trunk.dial.digits_only
 
 
 def _why_none(pack: Pack) -> str:

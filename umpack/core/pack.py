@@ -7,7 +7,7 @@ members have come or gone (see `carried_pointer`).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain, zip_longest
@@ -132,13 +132,10 @@ class Pack:
         position = self.idle.first_from(self.last + 1)
         return position if position >= 0 else self.idle.first()
 
-    def next_position_without(
-        self, trunks: Container[TrunkId], channels: Container[ChannelId]
-    ) -> int:
-        """Like `next_position`, passing over channels and trunks a call has already met."""
+    def next_position_where(self, accepts: Callable[[Channel], bool]) -> int:
+        """Like `next_position` among the idle channels that `accepts`; costs one look at each."""
         for position in self.idle.hunt_from(self.last + 1 if self.cyclic else 0):
-            channel = self.channels[position]
-            if channel.trunk.id not in trunks and channel.id not in channels:
+            if accepts(self.channels[position]):
                 return position
         return -1
 

@@ -81,7 +81,9 @@ class Pattern:
 
     @classmethod
     def _block(cls, text: str, first: str, last: str) -> Pattern:
-        if len(first) != len(last) or first > last:
+        # "+" counts as a character, so +10-110 would be a block of nothing anybody meant.
+        plus = first[0] == "+", last[0] == "+"
+        if len(first) != len(last) or first > last or plus[0] is not plus[1]:
             raise PatternError(f"{text!r}: a block needs two numbers of equal length, in order")
         same = next((i for i, (a, b) in enumerate(zip(first, last, strict=True)) if a != b), None)
         prefix = first if same is None else first[:same]
