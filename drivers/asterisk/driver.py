@@ -1,0 +1,121 @@
+"""One Asterisk PBX: its FastAGI listener, which brings the calls, and its AMI link.
+
+Calls come and go by their own connections. The AMI link adds what the connections cannot tell;
+nothing in the ledger waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from loguru import logger
+
+from drivers.asterisk.agi_call import AgiCall
+from drivers.asterisk.agi_server import AgiServer, AgiServerLimits
+from drivers.asterisk.ami import AmiAddress, AmiEvent, AmiLink, EventsMissed, LinkDown, LinkUp
+from drivers.asterisk.calls import CallHandler
+from drivers.base import Clock, Link, LinkState
+from umpack.core.distributor import Distributor
+from umpack.core.errors import OurFault, PeerFault
+from umpack.core.printable import printable
+from umpack.core.trunk import PbxId
+
+WANTED_EVENTS = frozenset({"DialEnd", "FullyBooted", "Shutdown"})
+"""All others stay in Asterisk: at a hundred calls a second it would send thousands of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsteriskPlan:
+    """Where a PBX is and where it finds us. `ami` may be None: calls do not need it."""
+
+    pbx: PbxId
+    agi_host: str
+    agi_port: int
+    ami: AmiAddress | None
+
+
+class AsteriskDriver:
+    """Implements `drivers.base.Driver`."""
+
+    def __init__(self, plan: AsteriskPlan, distributor: Distributor, clock: Clock) -> None:
+        self.plan = plan
+        self._clock = clock
+        self._calls = CallHandler(plan.pbx, distributor, clock)
+        self._server: AgiServer | None = None
+        self._ami = AmiLink(plan.ami, events=WANTED_EVENTS) if plan.ami else None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._link = Link(LinkState.CONNECTING, clock())
+
+    @property
+    def pbx(self) -> PbxId:
+        """Which PBX."""
+        return self.plan.pbx
+
+    @property
+    def link(self) -> Link:
+        """The AMI link."""
+        return self._link
+
+    @property
+    def agi_port(self) -> int:
+        """Where FastAGI listens, once started."""
+        return self._server.port if self._server else self.plan.agi_port
+
+    async def start(self) -> None:
+        """Listen for calls and begin to keep the AMI link up. `OurFault` if it cannot listen."""
+        host, port = self.plan.agi_host, self.plan.agi_port
+        try:
+            self._server = await AgiServer.start(
+                host, port, handler=self._calls, report=self._report, limits=AgiServerLimits()
+            )
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise OurFault(f"pbx {self.pbx}: cannot listen on {host}:{port}: {why}") from error
+        if self._ami:
+            self._tasks = [
+                asyncio.create_task(self._ami.run(), name=f"ami {self.pbx}"),
+                asyncio.create_task(self._listen(self._ami), name=f"ami events {self.pbx}"),
+            ]
+
+    async def close(self, grace: float) -> int:
+        """See `Driver.close`."""
+        left = await self._server.close(grace) if self._server else 0
+        for task in self._tasks[:1]:
+            task.cancel()
+        for task in self._tasks:
+            # The events end by themselves when the link has: both are awaited, none is cut.
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        return left
+
+    async def _listen(self, ami: AmiLink) -> None:
+        async for item in ami.events:
+            match item:
+                case LinkUp():
+                    self._set_link(LinkState.UP, f"AMI {item.version}")
+                case LinkDown():
+                    self._set_link(LinkState.DOWN, item.reason)
+                case EventsMissed():
+                    logger.warning("pbx {}: {} AMI events missed", self.pbx, item.count)
+                case AmiEvent():
+                    self._event(item)
+
+    def _event(self, event: AmiEvent) -> None:
+        if event.name == "DialEnd":
+            if event.get("DialStatus") == "ANSWER":
+                self._calls.hint_answered(event.get("Uniqueid", ""), self._clock())
+        else:
+            logger.info("pbx {}: {}", self.pbx, event.name)
+
+    def _set_link(self, state: LinkState, detail: str) -> None:
+        self._link = Link(state, self._clock(), detail)
+        level = "INFO" if state is LinkState.UP else "WARNING"
+        logger.log(level, "pbx {}: link {} ({})", self.pbx, state.value, printable(detail, 200))
+
+    def _report(self, call: AgiCall, error: Exception) -> None:
+        if isinstance(error, PeerFault):
+            logger.warning("pbx {}: {}", self.pbx, printable(str(error), 200))
+        else:
+            logger.opt(exception=error).error("pbx {}: call failed in umpack: {!r}", self.pbx, call)

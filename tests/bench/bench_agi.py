@@ -1,0 +1,298 @@
+"""FastAGI calls a second: AgiServer against a bare asyncio server that decides nothing.
+
+    python -m tests.bench.bench_agi [--json] [--rounds 5] [--seconds 1.2] [--loop uvloop|asyncio]
+    python -m tests.bench.bench_agi --idle 9000    # so many silent connections, calls beside
+
+Each server runs in a process of its own, the client in this one. A round drives every server in
+turn; the ratio of a round is its calls/s (and CPU time per call, which other work on the machine
+disturbs less) against the bare server's of the same round, and the median of the rounds counts.
+A call is: connect, environment, answer EXEC, answer GET FULL VARIABLE, read to the end.
+
+Another server is compared by adding `name: coroutine` to SERVERS: it listens on 127.0.0.1, calls
+`ready(port)`, and serves until cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+import select
+import socket
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+from drivers.asterisk.agi_call import AgiCall
+from drivers.asterisk.agi_commands import exec_, get_full_variable
+from drivers.asterisk.agi_server import AgiServer, AgiServerLimits, raise_file_limit
+
+Ready = Callable[[int], None]
+
+# What Asterisk 22 sends for a call from a PJSIP endpoint (res_agi.c, launch_netscript, setup_env).
+ENVIRONMENT = b"""agi_network: yes
+agi_network_script: umpack
+agi_request: agi://127.0.0.1:4573/umpack
+agi_channel: PJSIP/provider-0000002a
+agi_language: en
+agi_type: PJSIP
+agi_uniqueid: 1767225600.42
+agi_version: 22.5.2
+agi_callerid: 4930123456
+agi_calleridname: Example Caller
+agi_callingpres: 0
+agi_callingani2: 0
+agi_callington: 0
+agi_callingtns: 0
+agi_dnid: 49302000123
+agi_rdnis: unknown
+agi_context: from-provider
+agi_extension: 49302000123
+agi_priority: 2
+agi_enhanced: 0.0
+agi_accountcode: \nagi_threadid: 140245093799616
+
+"""
+DIAL = ("Dial", "PJSIP/49302000123@um1,20")
+FIXED = (exec_(*DIAL), get_full_variable("DIALSTATUS"))
+ANSWERS = (b"200 result=0\n", b"200 result=1 (ANSWER)\n")
+
+
+class _Bare(asyncio.Protocol):
+    """The least a FastAGI server can do: two fixed commands, each after an end of something."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._lines = list(FIXED)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._received.endswith(b"\n\n" if len(self._lines) == 2 else b"\n"):
+            return
+        self._received = b""
+        if self._lines:
+            self._transport.write(self._lines.pop(0))
+        else:
+            self._transport.close()
+
+
+async def bare(ready: Ready) -> None:
+    server = await asyncio.get_running_loop().create_server(_Bare, "127.0.0.1", 0, backlog=1024)
+    ready(server.sockets[0].getsockname()[1])
+    await asyncio.Event().wait()
+
+
+async def agi_server(ready: Ready) -> None:
+    async def handler(call: AgiCall) -> None:
+        await call.command(exec_(*DIAL))
+        await call.command(get_full_variable("DIALSTATUS"))
+
+    def report(call: AgiCall, error: Exception) -> None:
+        print(f"{call}: {error!r}", file=sys.stderr)
+
+    limits = AgiServerLimits(environment=60.0)
+    server = await AgiServer.start("127.0.0.1", 0, handler=handler, report=report, limits=limits)
+    ready(server.port)
+    await asyncio.Event().wait()
+
+
+SERVERS: dict[str, Callable[[Ready], Awaitable[None]]] = {"bare": bare, "agi_server": agi_server}
+
+
+# --- one server in its own process ------------------------------------------------------------
+
+
+def _serve(name: str, loop: str, pipe: Connection) -> None:
+    async def main() -> None:
+        running = asyncio.get_running_loop()
+        end = running.create_future()
+
+        def asked() -> None:
+            if pipe.recv() == "end":
+                end.set_result(None)
+            else:
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                pipe.send((time.process_time(), memory))
+
+        running.add_reader(pipe.fileno(), asked)
+        served = asyncio.ensure_future(SERVERS[name](pipe.send))
+        await end
+        served.cancel()
+
+    if loop == "uvloop":
+        import uvloop
+
+        uvloop.run(main())
+    else:
+        asyncio.run(main())
+
+
+class Server:
+    """A server process: its port, and what it has used so far."""
+
+    def __init__(self, name: str, loop: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(name, loop, theirs))
+        self._process.start()
+        self.port: int = self._pipe.recv()
+
+    def used(self) -> tuple[float, int]:
+        """CPU seconds, and the most memory ever held in KiB."""
+        self._pipe.send("used")
+        return cast("tuple[float, int]", self._pipe.recv())
+
+    def end(self) -> None:
+        self._pipe.send("end")
+        self._process.join()
+
+
+# --- the client: plain epoll, so that it costs less than what it measures ---------------------
+
+
+def drive(port: int, concurrent: int, seconds: float) -> tuple[int, float]:
+    """Keep `concurrent` calls going for `seconds`; gives calls completed and seconds taken.
+
+    It never sleeps: waking it would be the server's work, and more so the slower the server is.
+    """
+    poll = select.epoll()
+    calls: dict[int, tuple[socket.socket, int]] = {}
+    done = 0
+
+    def begin() -> None:
+        connection = socket.socket()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.connect(("127.0.0.1", port))
+        connection.send(ENVIRONMENT)
+        calls[connection.fileno()] = connection, 0
+        poll.register(connection.fileno(), select.EPOLLIN)
+
+    start = time.perf_counter()
+    end = start + seconds
+    for _ in range(concurrent):
+        begin()
+    while calls:
+        for number, _ in poll.poll(0):
+            connection, step = calls[number]
+            received = connection.recv(4096)
+            if received and step < 2:
+                connection.send(ANSWERS[step])
+                calls[number] = connection, step + 1
+                continue
+            if received or step < 2:
+                raise SystemExit(f"unexpected in step {step}: {received!r}")
+            del calls[number]
+            connection.close()
+            done += 1
+            if time.perf_counter() < end:
+                begin()
+    poll.close()
+    return done, time.perf_counter() - start
+
+
+def hold(port: int, count: int) -> list[socket.socket]:
+    """Open `count` connections that say half a line and no more."""
+    held = []
+    for _ in range(count):
+        connection = socket.create_connection(("127.0.0.1", port))
+        # Closed by reset in the end: so many in TIME_WAIT would leave no ports for the next run.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.send(b"agi_netw")
+        held.append(connection)
+    return held
+
+
+def compare(loop: str, rounds: int, seconds: float, concurrent: int) -> dict[str, Any]:
+    """Drive all servers in turn, `rounds` times; figures and ratios against `bare`."""
+    servers = {name: Server(name, loop) for name in SERVERS}
+    rate: dict[str, list[float]] = {name: [] for name in servers}
+    cost: dict[str, list[float]] = {name: [] for name in servers}
+    try:
+        for server in servers.values():
+            drive(server.port, concurrent, 0.2)
+        for turn in range(rounds):
+            order = list(servers.items())
+            for name, server in order if turn % 2 else reversed(order):
+                before, _ = server.used()
+                calls, took = drive(server.port, concurrent, seconds)
+                after, _ = server.used()
+                rate[name].append(calls / took)
+                cost[name].append((after - before) / calls * 1e6)
+        result: dict[str, Any] = {"loop": loop, "concurrent": concurrent, "cores": os.cpu_count()}
+        for name, server in servers.items():
+            pairs = zip(rate[name], rate["bare"], strict=True)
+            costs = zip(cost["bare"], cost[name], strict=True)
+            result[name] = {
+                "calls_per_s": round(statistics.median(rate[name])),
+                "cpu_us_per_call": round(statistics.median(cost[name]), 1),
+                "ratio": round(statistics.median(own / base for own, base in pairs), 3),
+                "cpu_ratio": round(statistics.median(base / own for base, own in costs), 3),
+                "max_rss_mib": round(server.used()[1] / 1024, 1),
+            }
+        return result
+    finally:
+        for server in servers.values():
+            server.end()
+
+
+def idle(loop: str, count: int, seconds: float) -> dict[str, Any]:
+    """Calls a second beside `count` connections that never finish their environment."""
+    count = min(count, raise_file_limit() - 200)
+    server = Server("agi_server", loop)
+    try:
+        drive(server.port, 32, 0.2)
+        _, before = server.used()
+        held = hold(server.port, count)
+        calls, took = drive(server.port, 32, seconds)
+        _, after = server.used()
+        for connection in held:
+            connection.close()
+        return {
+            "loop": loop,
+            "idle": count,
+            "calls_per_s": round(calls / took),
+            "kib_per_idle_connection": round((after - before) / count, 2),
+        }
+    finally:
+        server.end()
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--json", action="store_true")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=float, default=1.2)
+    options.add_argument("--concurrent", type=int, default=32)
+    options.add_argument("--loop", choices=("uvloop", "asyncio"))
+    options.add_argument("--idle", type=int, default=0, metavar="CONNECTIONS")
+    chosen = options.parse_args()
+    if chosen.loop is None:
+        try:
+            import uvloop  # noqa: F401
+
+            chosen.loop = "uvloop"
+        except ImportError:
+            chosen.loop = "asyncio"
+    if chosen.idle:
+        result = idle(chosen.loop, chosen.idle, chosen.seconds)
+    else:
+        result = compare(chosen.loop, chosen.rounds, chosen.seconds, chosen.concurrent)
+    if chosen.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:24} {value}")
+
+
+if __name__ == "__main__":
+    main()
