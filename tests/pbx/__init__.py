@@ -1,0 +1,1 @@
+"""A real Asterisk and real SIP peers (SIPp) for the tests; nothing here imports umpack."""
