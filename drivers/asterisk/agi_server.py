@@ -32,9 +32,9 @@ _KEEPALIVE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AgiServerLimits:
-    """environment: seconds from connect to a whole environment; backlog: connections to accept.
+    """environment: seconds from connect to a whole one; backlog: connections not yet accepted.
 
-    More connections than `connections` are closed as they come (the dialplan then hunts itself).
+    More than `connections` are closed as they come (the dialplan then hunts by itself).
     """
 
     protocol: AgiLimits = field(default_factory=AgiLimits)
@@ -80,8 +80,7 @@ class AgiServer:
         self._listener: asyncio.Server
         self._connections: set[AgiCall] = set()
         self._running: set[asyncio.Task[None]] = set()
-        # In order of arrival and all with the same limit, so the first one is the next one due:
-        # one timer for all of them.
+        # In order of arrival and with the same limit, so the first one is due first: one timer.
         self._waiting: dict[AgiCall, float] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closing = False

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 
-from drivers.asterisk.agi import AgiEnvironment
+from drivers.asterisk.agi import AgiAnswer, AgiEnvironment
 from drivers.asterisk.agi_call import AgiCall
-from drivers.asterisk.agi_commands import exec_, get_full_variable, set_variable
+from drivers.asterisk.agi_commands import AgiCommand, exec_, get_full_variable, set_variable
 from drivers.base import Clock
 from umpack.core.calls import Assignment, Call, CallId, Decision, Refusal
 from umpack.core.causes import Outcome, Result, refusal_on_sip
@@ -95,49 +95,53 @@ class CallHandler:
     async def _dial(self, agi: AgiCall, assignment: Assignment) -> Outcome:
         if agi.hung_up:
             return Outcome(Result.HUNG_UP, detail="before dialling")
+        if assignment.attempt > 1:
+            # HANGUPCAUSE and its keys outlive a Dial: without this an attempt that times out would
+            # be read with the cause of the one before (tried on Asterisk 22).
+            await self._ask(agi, exec_("HangupCauseClear"))
         started = self._now()
-        answer = await agi.command(
-            exec_("Dial", f"{assignment.dial},{assignment.timeout:.3f}"), limit=None
-        )
-        if not answer.ok:
-            raise ProtocolFault(f"EXEC Dial: {answer.code} {answer.data}")
-        facts = await agi.command(get_full_variable(*_FACTS), limit=_ANSWER_LIMIT)
+        dial = exec_("Dial", f"{assignment.dial},{assignment.timeout:.3f}")
+        answer = await agi.command(dial, limit=None)
+        if not answer.ok or answer.result == -2:
+            raise ProtocolFault(f"EXEC Dial: {answer.code} {answer.result} {answer.data}")
+        facts = await self._ask(agi, get_full_variable(*_FACTS))
         status, cause, dialled, connected, leg = facts.values(len(_FACTS))
-        detail = ""
-        if status not in ("ANSWER", "CANCEL") and leg and "," not in leg:
-            detail = await self._leg(agi, leg)
         if status == "ANSWER":
-            self._distributor.answered(
-                assignment.lease, started + (_number(dialled) - _number(connected)) / 1000
-            )
-        return outcome_of(status, _number(cause), detail)
+            setup = _number(dialled) - _number(connected)
+            self._distributor.answered(assignment.lease, started + setup / 1000)
+            return Outcome(Result.ANSWERED, _number(cause) or 16)
+        detail = ""
+        if leg and "," not in leg:
+            technology = get_full_variable(f"HANGUPCAUSE({leg},tech)")
+            detail = (await self._ask(agi, technology)).data
+        return outcome_of(status, _number(cause), detail, had_leg=bool(leg))
 
-    async def _leg(self, agi: AgiCall, leg: str) -> str:
-        answer = await agi.command(
-            get_full_variable(f"HANGUPCAUSE({leg},tech)"), limit=_ANSWER_LIMIT
-        )
-        return answer.data
+    async def _ask(self, agi: AgiCall, line: AgiCommand) -> AgiAnswer:
+        return await agi.command(line, limit=_ANSWER_LIMIT)
 
     async def _hang_up(self, agi: AgiCall, decision: Decision) -> None:
         cause = decision.cause if not isinstance(decision, Assignment) else 16
         if isinstance(decision, Refusal) and _is_sip(agi.environment):
             cause = refusal_on_sip(cause)
-        await agi.command(set_variable(CAUSE_VARIABLE, str(cause)), limit=_ANSWER_LIMIT)
+        await self._ask(agi, set_variable(CAUSE_VARIABLE, str(cause)))
 
 
-def outcome_of(status: str, cause: int, detail: str) -> Outcome:
-    """DIALSTATUS, HANGUPCAUSE and the leg's own words as an outcome."""
+def outcome_of(status: str, cause: int, detail: str, *, had_leg: bool) -> Outcome:
+    """DIALSTATUS, HANGUPCAUSE and the leg's own words as an outcome.
+
+    Tried on Asterisk 22: a silent or ringing far end gives NOANSWER and leaves a provisional SIP
+    status or none; an endpoint that is unknown or unreachable gives CHANUNAVAIL with cause 3 and no
+    leg at all, which must not be taken for a far end that has no route.
+    """
     sip = _SIP_STATUS.match(detail)
-    code = int(sip[1]) if sip else None
-    match status:
-        case "ANSWER":
-            return Outcome(Result.ANSWERED, cause or 16)
-        case "CANCEL":
-            return Outcome(Result.HUNG_UP, cause or 16)
-        case "NOANSWER" if code is None:
-            return Outcome(Result.TIMED_OUT, cause or None)
-        case _:
-            return Outcome(Result.REFUSED, cause or None, code, detail or status)
+    code = int(sip[1]) if sip and int(sip[1]) >= 300 else None
+    if status == "CANCEL":
+        return Outcome(Result.HUNG_UP, 16)
+    if status == "NOANSWER" and code is None:
+        return Outcome(Result.TIMED_OUT, detail=detail)
+    if not had_leg and status in ("CHANUNAVAIL", "CONGESTION", "BUSY"):
+        return Outcome(Result.NO_CHANNEL, cause or None, detail=status)
+    return Outcome(Result.REFUSED, cause or None, code, detail or status)
 
 
 def _number(text: str) -> int:

@@ -53,6 +53,8 @@ class Result(Enum):
     """The far end or the network ended the attempt, with a cause where known."""
     TIMED_OUT = "timed out"
     """No answer within our own limit; the driver took the attempt back."""
+    NO_CHANNEL = "no channel"
+    """The PBX could not even begin: endpoint unreachable, span dead, or the channel in use."""
     HUNG_UP = "hung up"
     """The caller left before an answer."""
 
@@ -164,8 +166,13 @@ SIP_VERDICTS: dict[int, Verdict] = {
 """Read before the cause: Asterisk folds several SIP answers into one cause (404 and "no such
 endpoint" are both 3 to its Dial application)."""
 
+_CHANNEL_CAUSES = frozenset({6, 17, 44, 82})
+"""17, because chan_dahdi calls a channel with an owner busy."""
+
 _UNKNOWN = Verdict(Elsewhere.ONCE, Blame.NOBODY, "not in the table: one more try, no blame")
 _SILENT = Verdict(Elsewhere.TRUNK, Blame.TRUNK, "no answer within answer_within")
+_DEAD_END = Verdict(Elsewhere.TRUNK, Blame.TRUNK, "the PBX could not make a channel on the trunk")
+_IN_USE = Verdict(Elsewhere.CHANNEL, Blame.NOBODY, "the PBX has another call on that channel")
 _ANSWERED = Verdict(Elsewhere.NO, Blame.NOBODY, "answered")
 _CALLER_LEFT = Verdict(Elsewhere.NO, Blame.NOBODY, "the caller hung up")
 
@@ -185,6 +192,8 @@ class CauseTable:
             return _CALLER_LEFT
         if outcome.result is Result.TIMED_OUT:
             return _SILENT
+        if outcome.result is Result.NO_CHANNEL:
+            return _IN_USE if outcome.cause in _CHANNEL_CAUSES else _DEAD_END
         if outcome.sip is not None and outcome.sip in self.sip:
             return self.sip[outcome.sip]
         return self.causes.get(outcome.cause or 0, _UNKNOWN)
