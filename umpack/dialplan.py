@@ -41,6 +41,8 @@ _FAR_END_SPEAKS = frozenset({"DAHDI", "PJSIP"})
 without one never left the PBX: a DAHDI channel in use is "busy" to Dial, and so is no answer."""
 
 _MOST_TIME = 86400
+_NAME = 20
+"""Signs of a pattern that go into an extension, whose name has 79 bytes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ class _Dialplan:
             f"1({run.position},{run.length},{run.slot},{run.step}))"
             for run in self._runs(plan.channels)
         ]
-        extension.set("UMPACK_WITHIN", f"{min(plan.answer_within, _MOST_TIME):g}")
+        extension.set("UMPACK_WITHIN", f"{min(max(plan.answer_within, 0.001), _MOST_TIME):.3f}")
         if plan.strategy is Strategy.LINEAR or count == 1:
             extension.set("UMPACK_FROM", "0").set("UMPACK_TO", str(count))
             for call in calls:
@@ -375,7 +377,7 @@ def _entrance_patterns(called: Iterable[Pattern]) -> list[str]:
         if pattern.matches("s"):
             found["s"] = None  # a call without a number
         if begin.isalpha():
-            name = "".join(f"[{c}]" if c.isalpha() else c for c in pattern.prefix)
+            name = "".join(f"[{c}]" if c.isalpha() else c for c in pattern.prefix[:_NAME])
             found[f"_{name}"] = found[f"_{name}."] = None
             continue
         signs |= set(begin or "0*#+")

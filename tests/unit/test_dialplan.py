@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from umpack.config import load, parse
+from umpack.core.routes import Pattern, PatternError
+from umpack.core.trunk import PbxId
+from umpack.dialplan import dialplan
+
+ROOT = Path(__file__).parents[2]
+GOOD = ROOT / "tests" / "data" / "config" / "good"
+FILES = [*sorted((ROOT / "etc").glob("*.yaml")), GOOD / "every-key.yaml"]
+HEAD = 'pbx: {main: {ami: {user: u, secret: s}, agi: {listen: "127.0.0.1:4573"}}}\n'
+SITE = (
+    HEAD
+    + """
+trunks:
+  line1: {kind: s2m, span: 1}
+  line-2: {kind: s2m, span: 2}
+  um1: {kind: sip, endpoint: um1, channels: 30}
+packs:
+  h: {strategy: linear, members: ["line1:14-18", um1], answer_within: 1s, overflow: [rest]}
+  rest: {strategy: cyclic, direction: descending, members: ["line-2:1-3"], answer_within: 500ms}
+  mixed: {interleave: true, members: ["line1:1-2", "um1:1-2"], refusal_cause: 17}
+routes:
+  - {called: "49302000XXX", pack: h}
+  - {called: "100-199", caller: ["+49*", "12"], pack: mixed}
+  - {called: "100-199", refuse: 21}
+  - {called: "fax*", pack: rest}
+"""
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    number: str
+    label: str
+    application: str
+    arguments: str
+
+
+@dataclass
+class Context:
+    extensions: dict[str, list[Step]] = field(default_factory=dict)
+
+
+LINE = re.compile(
+    r"(?:exten => (?P<name>[^,]+),| same => )(?P<number>1|n)(?:\((?P<label>[a-z]+)\))?,"
+    r"(?P<application>[A-Za-z]+)\((?P<arguments>.*)\)"
+)
+
+
+def read(text: str) -> dict[str, Context]:
+    """The text as Asterisk's reader takes it: sections, extensions, steps."""
+    contexts: dict[str, Context] = {}
+    steps: list[Step] | None = None
+    context: Context | None = None
+    for line in text.splitlines():
+        bare = re.sub(r"(?<!\\);.*", "", line).rstrip()
+        if not bare:
+            continue
+        if bare.startswith("["):
+            assert bare[1:-1] not in contexts
+            context = contexts.setdefault(bare[1:-1], Context())
+            steps = None
+            continue
+        match = LINE.fullmatch(bare)
+        assert match is not None, line
+        assert context is not None
+        if match["name"]:
+            assert match["name"] not in context.extensions
+            steps = context.extensions.setdefault(match["name"], [])
+        assert steps is not None
+        assert (match["number"] == "1") == (not steps)
+        steps.append(Step(match["number"], match["label"], match["application"], match[5]))
+    return contexts
+
+
+def balanced(text: str) -> bool:
+    open_: list[str] = []
+    for sign in text:
+        if sign in "([{":
+            open_.append(sign)
+        elif sign in ")]}" and (not open_ or open_.pop() + sign not in ("()", "[]", "{}")):
+            return False
+    return not open_
+
+
+def targets(step: Step) -> list[str]:
+    if step.application in ("Goto", "Gosub"):
+        return [step.arguments]
+    if step.application == "GotoIf":
+        condition, _, target = step.arguments.rpartition("?")
+        assert condition.startswith("$[")
+        assert condition.endswith("]")
+        return [target]
+    return re.findall(r"\?Gosub\((.*)\)$", step.arguments) if step.application == "ExecIf" else []
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def text(request: pytest.FixtureRequest) -> str:
+    configuration = load(request.param)
+    return dialplan(configuration, next(iter(configuration.pbxs)))
+
+
+def test_every_jump_arrives(text: str) -> None:
+    contexts = read(text)
+    jumps = 0
+    for context in contexts.values():
+        for steps in context.extensions.values():
+            labels = [step.label for step in steps if step.label]
+            assert len(labels) == len(set(labels))
+            for target in (target for step in steps for target in targets(step)):
+                jumps += 1
+                if "," not in target:
+                    assert target in labels, target
+                    continue
+                there, extension, priority = target.split(",", 2)
+                assert extension in contexts[there].extensions, target
+                assert re.fullmatch(r"1(\(.*\))?", priority), target
+    assert jumps > 20
+
+
+def test_no_extension_runs_off_its_end(text: str) -> None:
+    for context in read(text).values():
+        for steps in context.extensions.values():
+            assert steps[-1].application in {"Goto", "Hangup", "Return"}
+
+
+def test_numbers_off_the_line_are_filtered(text: str) -> None:
+    filtered = re.sub(r"\$\{FILTER\([^,{}]*,\$\{(EXTEN|CALLERID\(num\))\}\)\}", "", text)
+    filtered = filtered.replace("${LEN(${EXTEN})}", "")
+    assert filtered != text
+    assert "EXTEN" not in filtered
+    assert "CALLERID" not in filtered
+
+
+def test_dial_strings_hold_filtered_numbers_only(text: str) -> None:
+    dials = [
+        step.arguments
+        for steps in read(text)["umpack-trunk"].extensions.values()
+        for step in steps
+        if step.application == "Dial"
+    ]
+    assert dials
+    for arguments in dials:
+        variables = set(re.findall(r"\$\{([^}]*)\}", arguments))
+        assert variables <= {
+            "UMPACK_CALLED", "UMPACK_DIGITS", "UMPACK_NUMBER", "UMPACK_SLOT", "UMPACK_WITHIN",
+        }  # fmt: skip
+        assert arguments.count(",") == 1
+        assert "&" not in arguments
+
+
+def test_variables_are_set_before_they_are_read(text: str) -> None:
+    known = set(re.findall(r"Set\((?:LOCAL\()?(\w+)\)?=", text))
+    known |= {"EXTEN", "EPOCH", "AGISTATUS", "DIALSTATUS", "HANGUPCAUSE", "GOSUB_RETVAL"}
+    known |= {"ARG1", "ARG2", "ARG3", "ARG4"}
+    assert set(re.findall(r"\$\{(\w+)(?::\d+)?\}", text)) <= known
+
+
+def test_lines_are_short_and_balanced(text: str) -> None:
+    for steps in (s for c in read(text).values() for s in c.extensions.values()):
+        for step in steps:
+            assert balanced(step.arguments), step
+            assert len(step.arguments) < 1500
+
+
+def test_one_agi_step_and_what_follows_it() -> None:
+    contexts = read(dialplan(parse(SITE, "x"), PbxId("main")))
+    for steps in contexts["umpack-in"].extensions.values():
+        agi = [step.arguments for step in steps if step.application == "AGI"]
+        assert agi == ["agi://127.0.0.1:4573"]
+        assert steps[-1].arguments == "umpack-after,s,1"
+    after = contexts["umpack-after"].extensions["s"]
+    order = [step.arguments for step in after]
+    decided = order.index('$["${UMPACK_CAUSE}" != ""]?decided')
+    hung_up = order.index('$["${AGISTATUS}" = "HANGUP"]?over')
+    answered = order.index('$["${CHANNEL(state)}" = "Up" & "${UMPACK_UP}" != "Up"]?over')
+    dialled = order.index('$["${DIALSTATUS}" != ""]?Gosub(umpack-judge,s,1())')
+    routed = next(i for i, text in enumerate(order) if "umpack-pack" in text)
+    assert decided < hung_up < answered < dialled < routed
+    invalid = next(step for step in after if step.label == "invalid")
+    assert (invalid.application, invalid.arguments) == ("Hangup", "28")
+
+
+def test_entrances_are_those_of_the_routes() -> None:
+    contexts = read(dialplan(parse(SITE, "x"), PbxId("main")))
+    assert set(contexts["umpack-in"].extensions) == {
+        "_[0-9]", "_[0-9].", "_[f][a][x]", "_[f][a][x].",
+    }  # fmt: skip
+    everything = SITE + '  - {called: "*", pack: h}\n'
+    contexts = read(dialplan(parse(everything, "x"), PbxId("main")))
+    assert {"_[0-9#*+]", "_[0-9#*+].", "s"} <= set(contexts["umpack-in"].extensions)
+
+
+def test_hunting_follows_the_order_of_the_pack() -> None:
+    contexts = read(dialplan(parse(SITE, "x"), PbxId("main")))
+    h, rest, mixed = (contexts["umpack-pack"].extensions[f"p{n}"] for n in (1, 2, 3))
+    runs = [step.arguments for step in h if step.application == "Gosub"]
+    overflow = "umpack-trunk,t2,1(0,3,3,-1)"
+    assert runs == [
+        "umpack-trunk,t1,1(0,2,14,1)",
+        "umpack-trunk,t1,1(2,2,17,1)",
+        "umpack-trunk,t3,1(4,30,1,1)",
+        overflow,
+        overflow,
+    ]
+    settings_ = [step.arguments for step in rest if step.application == "Set"]
+    start = settings_.index("UMPACK_START=${RAND(0,2)}")
+    assert settings_[start:] == [
+        "UMPACK_START=${RAND(0,2)}",
+        "UMPACK_FROM=${UMPACK_START}",
+        "UMPACK_TO=3",
+        "UMPACK_FROM=0",
+        "UMPACK_TO=${UMPACK_START}",
+    ]
+    assert "UMPACK_WITHIN=0.500" in settings_
+    assert [step.arguments for step in mixed if step.application == "Gosub"] == [
+        "umpack-trunk,t1,1(0,1,1,1)",
+        "umpack-trunk,t3,1(1,1,1,1)",
+        "umpack-trunk,t1,1(2,1,2,1)",
+        "umpack-trunk,t3,1(3,1,2,1)",
+    ]
+    assert "UMPACK_REFUSAL=17" in [step.arguments for step in mixed]
+    assert mixed[-1].arguments == "${UMPACK_REFUSAL}"
+
+
+def test_dahdi_numbers_count_from_the_span() -> None:
+    contexts = read(dialplan(parse(SITE, "x"), PbxId("main")))
+    line2 = [step.arguments for step in contexts["umpack-trunk"].extensions["t2"]]
+    assert "UMPACK_NUMBER=$[${UMPACK_SLOT} + 31]" in line2
+    assert "DAHDI/${UMPACK_NUMBER}/${UMPACK_DIGITS},${UMPACK_WITHIN}" in line2
+    um1 = [step.arguments for step in contexts["umpack-trunk"].extensions["t3"]]
+    assert "PJSIP/${UMPACK_CALLED}@um1,${UMPACK_WITHIN}" in um1
+    # One Dial for all channels of the peer: after it the trunk is done with.
+    assert um1.index("UMPACK_OUT_t3=1") == um1.index("umpack-judge,s,1(trunk)") + 1
+
+
+def test_a_semicolon_in_a_dial_string_is_no_comment() -> None:
+    configuration = load(GOOD / "every-key.yaml")
+    text = dialplan(configuration, PbxId("main"))
+    assert (
+        r"Dial(PJSIP/um2/sip:${UMPACK_CALLED}@[::1]:5060\;transport=tcp,${UMPACK_WITHIN})" in text
+    )
+
+
+def test_a_busy_subscriber_ends_the_hunt_and_an_occupied_channel_does_not() -> None:
+    judge = read(dialplan(parse(SITE, "x"), PbxId("main")))["umpack-judge"].extensions["s"]
+    order = [step.arguments for step in judge]
+    own = order.index('$["${ARG1}" != "" & ${LEN(${HANGUPCAUSE_KEYS()})} = 0]?own')
+    busy = order.index('$["${DIALSTATUS}" = "BUSY"]?busy')
+    assert order.index('$["${DIALSTATUS}" = "ANSWER"]?over') < own < busy
+    assert next(step for step in judge if step.label == "busy").arguments == "17"
+
+
+def test_the_verdicts_are_those_of_the_site() -> None:
+    def causes(text: str, label: str) -> set[int]:
+        judge = read(text)["umpack-judge"].extensions["s"]
+        wanted = f'\\({{1}}([0-9|]+)\\)\\$" \\${{HANGUPCAUSE}}\\)}} = 1\\]\\?{label}'
+        (found,) = [m for step in judge for m in re.findall(wanted, step.arguments)]
+        return {int(cause) for cause in found.split("|")}
+
+    plain = dialplan(parse(SITE, "x"), PbxId("main"))
+    assert {1, 17, 28} <= causes(plain, "call")
+    assert {34, 41} <= causes(plain, "trunk")
+    assert causes(plain, "channel") == {6, 44, 82}
+    own = dialplan(parse(SITE + "causes: {34: {elsewhere: no}}\n", "x"), PbxId("main"))
+    assert 34 in causes(own, "call")
+    assert 34 not in causes(own, "trunk")
+
+
+def test_each_pbx_has_its_own() -> None:
+    configuration = load(ROOT / "etc" / "two-sites.yaml")
+    north, south = (dialplan(configuration, PbxId(id_)) for id_ in ("north", "south"))
+    assert "um-north" in north
+    assert "um-north" not in south
+    assert "agi://10.1.0.1:4574" in south
+    assert "r1" in read(north)["umpack-after"].extensions
+    with pytest.raises(KeyError):
+        dialplan(configuration, PbxId("east"))
+
+
+# Routes in Asterisk's words mean what they mean to umpack.
+
+TEST = re.compile(r'\$\{REGEX\("([^"]*)" \$\{(\w+)\}\)\} = 1')
+COMPARISON = re.compile(r'"\$\{(\w+):(\d+)\}" (>=|<=) "(\d+)"')
+
+
+def holds(condition: str, variables: dict[str, str]) -> bool:
+    for part in condition.split(" & "):
+        if match := TEST.fullmatch(part):
+            if re.search(match[1].replace("[[]", r"\["), variables[match[2]]) is None:
+                return False
+            continue
+        match = COMPARISON.fullmatch(part)
+        assert match is not None, part
+        tail = variables[match[1]][int(match[2]) :]
+        if not (tail >= match[4] if match[3] == ">=" else tail <= match[4]):
+            return False
+    return True
+
+
+signs = "0123456789XZN+#_a"
+pattern_texts = st.one_of(
+    st.text(signs, min_size=1, max_size=6),
+    st.text(signs, max_size=5).map(lambda text: text + "*"),
+    st.tuples(st.text("0123456789XZN", max_size=3), st.sampled_from(["[2-57]", "[0-9]", "[3]"]))
+    .map("".join),
+    st.tuples(st.integers(0, 999), st.integers(0, 999)).map(
+        lambda pair: f"{min(pair):03}-{max(pair):03}"
+    ),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(pattern_texts, st.lists(st.text("0123456789+#_aX", min_size=1, max_size=6), max_size=20))
+def test_patterns_match_alike(text: str, numbers: list[str]) -> None:
+    try:
+        pattern = Pattern.parse(text)
+    except PatternError:
+        return
+    if text.startswith("_"):
+        return  # refused by the configuration
+    site = HEAD + (
+        "trunks: {um1: {kind: sip, endpoint: um1, channels: 1}}\n"
+        "packs: {um: {members: [um1]}}\n"
+        f'routes: [{{called: "*", caller: "{text}", pack: um}}, {{called: "{text}", pack: um}}]\n'
+        if text != "*"
+        else "trunks: {um1: {kind: sip, endpoint: um1, channels: 1}}\n"
+        "packs: {um: {members: [um1]}}\n"
+        'routes: [{called: "*", pack: um}]\n'
+    )
+    after = read(dialplan(parse(site, "x"), PbxId("main")))["umpack-after"].extensions["s"]
+    conditions = [
+        step.arguments[2:].rpartition("]?")[0] for step in after if "REGEX" in step.arguments
+    ]
+    (called,) = [condition for condition in conditions if "CALLER" not in condition]
+    callers = [condition for condition in conditions if "CALLER" in condition]
+    near = [text.replace("X", "5").replace("Z", "1").replace("N", "9").rstrip("*"), text[:3]]
+    for number in [*numbers, *near]:
+        if number:
+            expected = pattern.matches(number)
+            assert holds(called, {"UMPACK_CALLED": number}) is expected
+            for caller in callers:
+                both = {"UMPACK_CALLED": "1", "UMPACK_CALLER": number}
+                assert holds(caller, both) is expected

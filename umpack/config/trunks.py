@@ -1,0 +1,201 @@
+"""Trunks of the file as core trunks: channels, DAHDI numbers, dial templates, overlaps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from umpack.config import models
+from umpack.config.problems import Findings, nearest
+from umpack.config.tables import Tables
+from umpack.config.values import compressed, ranges, slots_in
+from umpack.config.yaml_source import Path
+from umpack.core.dial import FIELDS, DialError, DialTemplate
+from umpack.core.trunk import B_CHANNEL_SLOTS, SPAN_SIZE, PbxId, Trunk, TrunkId, TrunkKind
+
+D_CHANNEL = {TrunkKind.S2M: 16, TrunkKind.S0: 3}
+_MOST_SIP_CHANNELS = 100_000
+
+_ENDPOINT = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,79}")
+_DIAL_LITERAL = re.compile(r"[0-9A-Za-z_./@:+*#=%;\[\]-]")
+"""What may stand in a dial string beside the fields: nothing a dialplan or a Dial argument gives
+a meaning to (`$`, braces, blanks, quotes, commas, ampersands)."""
+
+
+def read_trunks(tables: Tables, findings: Findings) -> dict[TrunkId, Trunk]:
+    """All sound trunks."""
+    reader = _TrunkReader(tables, findings)
+    found = {}
+    for id_, table in tables.trunks.items():
+        if table is not None and (trunk := reader.read(id_, table)) is not None:
+            found[trunk.id] = trunk
+    reader.report_overlaps(found)
+    return found
+
+
+def known_pbx(named: str | None, tables: Tables, findings: Findings, path: Path) -> PbxId | None:
+    """The PBX an entry names, or the only one there is."""
+    if named is None:
+        if len(tables.pbx) > 1:
+            choice = ", ".join(tables.pbx)
+            findings.error(path, f"is missing, and there are several: {choice}")
+            return None
+        return PbxId(next(iter(tables.pbx))) if tables.pbx else None
+    if named not in tables.pbx:
+        return None  # reported already
+    return PbxId(named)
+
+
+class _TrunkReader:
+    def __init__(self, tables: Tables, findings: Findings) -> None:
+        self._tables = tables
+        self._findings = findings
+
+    def read(self, id_: str, table: models.Trunk) -> Trunk | None:
+        path: Path = ("trunks", id_)
+        pbx = known_pbx(table.pbx, self._tables, self._findings, (*path, "pbx"))
+        fits = self._fits_kind(table, path)
+        dial = self._dial(table, path)
+        slots = self._slots(table, path)
+        if pbx is None or not fits or dial is None or not slots:
+            return None
+        first = 1 if table.kind is TrunkKind.SIP else self._first_channel(table, pbx)
+        return Trunk(TrunkId(id_), table.kind, pbx, dial, slots, first, table.span, table.endpoint)
+
+    def _fits_kind(self, table: models.Trunk, path: Path) -> bool:
+        """Whether the keys are those of the kind."""
+        sip, kind = table.kind is TrunkKind.SIP, table.kind.value
+        foreign = ("span", "first_channel") if sip else ("endpoint",)
+        needed = ("endpoint", "channels") if sip else ("span",)
+        fits = True
+        for key in foreign:
+            if getattr(table, key) is not None:
+                owner = "s2m and s0 trunks" if sip else "sip trunks"
+                what = f"belongs to {owner}, and this is {_article(kind)} {kind} trunk"
+                self._findings.error((*path, key), what)
+                fits = False
+        for key in needed:
+            if getattr(table, key) is None:
+                what = f"is missing; {_article(kind)} {kind} trunk needs it"
+                self._findings.error((*path, key), what)
+                fits = False
+        if table.endpoint is not None and _ENDPOINT.fullmatch(table.endpoint) is None:
+            what = "an endpoint has letters, digits, _ . - only, and begins with one of the first"
+            self._findings.error((*path, "endpoint"), what)
+            fits = False
+        return fits
+
+    def _dial(self, table: models.Trunk, path: Path) -> DialTemplate | None:
+        at = (*path, "dial")
+        sip = table.kind is TrunkKind.SIP
+        text = table.dial or ("PJSIP/{called}@{endpoint}" if sip else "DAHDI/{channel}/{called}")
+        try:
+            template = DialTemplate(text)
+        except DialError as error:
+            # The key says what it is; only the reason is left to say.
+            reason = str(error).removeprefix(f"dial template {text!r}: ")
+            if field := re.fullmatch(r"no field \{(.*)\}", reason):
+                known = field[1] in FIELDS
+                reason = f"{{{field[1]}}} takes neither ! nor :" if known else reason
+                reason += "" if known else nearest(field[1], FIELDS)
+            self._findings.error(at, reason)
+            return None
+        bare = re.sub(r"\{[a-z]+\}", "", text)
+        if strange := sorted({c for c in bare if _DIAL_LITERAL.fullmatch(c) is None}):
+            self._findings.error(at, f"{strange[0]!r} cannot stand in a dial string")
+            return None
+        if not sip and "{channel}" not in text and "{slot}" not in text:
+            what = "names no {channel}, so the PBX chooses another one than umpack has assigned"
+            self._findings.warn(at, what)
+        return template
+
+    def _slots(self, table: models.Trunk, path: Path) -> tuple[int, ...]:
+        wanted = table.channels
+        sip = table.kind is TrunkKind.SIP
+        every = () if sip else B_CHANNEL_SLOTS[table.kind]
+        try:
+            if wanted is None:
+                return every or (1,)  # a sip trunk without a count was reported before
+            if isinstance(wanted, int):
+                return _counted(wanted, _MOST_SIP_CHANNELS if sip else len(every), every)
+            if sip:
+                raise ValueError("expected how many calls at a time, as a number")
+            text = wanted if isinstance(wanted, str) else ",".join(map(str, wanted))
+            return tuple(sorted(set(slots_in(ranges(text), every, D_CHANNEL[table.kind]))))
+        except ValueError as error:
+            self._findings.error((*path, "channels"), str(error))
+            return ()
+
+    def _first_channel(self, table: models.Trunk, pbx: PbxId) -> int:
+        """DAHDI numbers channels through all spans, in the order of the spans (dahdi_cfg)."""
+        if table.first_channel is not None or table.span is None:
+            return table.first_channel or 1
+        spans: dict[int, models.Trunk] = {}
+        for other in self._on(pbx):
+            if other.span is not None:
+                spans.setdefault(other.span, other)
+        number = 1
+        for span in range(1, table.span):
+            below = spans.get(span)
+            if below is not None and below.first_channel is not None:
+                number = below.first_channel
+            number += SPAN_SIZE[below.kind if below is not None else table.kind]
+        return number
+
+    def _on(self, pbx: PbxId) -> Iterator[models.Trunk]:
+        only = len(self._tables.pbx) == 1
+        for table in self._tables.trunks.values():
+            if table is None or table.kind is TrunkKind.SIP:
+                continue
+            if table.pbx == pbx or (table.pbx is None and only):
+                yield table
+
+    def report_overlaps(self, trunks: dict[TrunkId, Trunk]) -> None:
+        """Two trunks on one span or on the same DAHDI numbers; two on one SIP endpoint."""
+        seen: list[Trunk] = []
+        endpoints: dict[tuple[PbxId, str], TrunkId] = {}
+        for trunk in trunks.values():
+            path: Path = ("trunks", trunk.id)
+            if trunk.endpoint is not None:
+                first = endpoints.setdefault((trunk.pbx, trunk.endpoint), trunk.id)
+                if first != trunk.id:
+                    what = f"{trunk.endpoint} is the endpoint of trunk {first} too"
+                    self._findings.warn((*path, "endpoint"), what)
+                continue
+            clash = next((t for t in seen if t.pbx == trunk.pbx and _overlap(t, trunk)), None)
+            seen.append(trunk)
+            if clash is None:
+                continue
+            if clash.span == trunk.span:
+                self._findings.error(
+                    (*path, "span"),
+                    f"span {trunk.span} is trunk {clash.id} already; a part of it is named in a"
+                    f' pack, as in "{clash.id}:{compressed(clash.slots[:2])}"',
+                )
+            else:
+                given = (*path, "first_channel") in self._findings.document.lines
+                key = "first_channel" if given else "span"
+                what = f"DAHDI channels {_numbers(trunk)} overlap {_numbers(clash)} of {clash.id}"
+                what += "" if given else "; set first_channel to what `dahdi_cfg -vv` shows"
+                self._findings.error((*path, key), what)
+
+
+def _overlap(one: Trunk, other: Trunk) -> bool:
+    if one.span == other.span:
+        return True
+    low, high = sorted((one, other), key=lambda trunk: trunk.first_number)
+    return high.first_number < low.first_number + SPAN_SIZE[low.kind]
+
+
+def _numbers(trunk: Trunk) -> str:
+    return f"{trunk.first_number}-{trunk.first_number + SPAN_SIZE[trunk.kind] - 1}"
+
+
+def _article(kind: str) -> str:
+    return "a" if kind == TrunkKind.SIP.value else "an"
+
+
+def _counted(count: int, most: int, slots: tuple[int, ...]) -> tuple[int, ...]:
+    if not 1 <= count <= most:
+        raise ValueError(f"must be between 1 and {most}")
+    return slots[:count] or tuple(range(1, count + 1))
