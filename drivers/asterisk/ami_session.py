@@ -299,6 +299,10 @@ class AmiSession(Manager):  # type: ignore[misc]
         self._codec.skipped = 0
         events: list[AmiEvent] = []
         for message in messages:
+            if message.action_id and message.action_id in self._pending:
+                # What came before an answer is in the stream before the answer is known.
+                self._hand_on(events)
+                events = []
             if message.action_id and self._settle(message):
                 self._garbled_run = 0
             elif isinstance(message, AmiEvent):
@@ -309,8 +313,11 @@ class AmiSession(Manager):  # type: ignore[misc]
                 counters.strays += 1
             else:
                 self._count_garbled()
+        self._hand_on(events)
+
+    def _hand_on(self, events: list[AmiEvent]) -> None:
         if events:
-            counters.events += len(events)
+            self._counters.events += len(events)
             self._on_events(events)
 
     def _count_garbled(self) -> None:

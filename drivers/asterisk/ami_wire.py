@@ -152,7 +152,8 @@ class AmiCodec:
         self._searched = 0
         self._eol = "\r\n"
         self._gap = b"\r\n\r\n"
-        self._follows = ""
+        self._output: list[str] = []
+        self._output_size = 0
 
     def feed(self, data: bytes) -> list[AmiMessage]:
         """The messages that `data` completes.
@@ -207,9 +208,8 @@ class AmiCodec:
 
     def _message(self, block: str) -> AmiMessage | None:
         eol = self._eol
-        if self._follows:
-            block = f"{self._follows}{eol}{eol}{block}"
-            self._follows = ""
+        if self._output:
+            return self._more_output(block)
         while block.startswith(eol):
             block = block[len(eol) :]
         while block.endswith(eol):
@@ -220,12 +220,21 @@ class AmiCodec:
             return None
         if block.startswith(_FOLLOWS):
             # Asterisk before 14 prints raw output, which may hold empty lines, up to a marker.
-            if not block.endswith(_END_OF_COMMAND):
-                self._follows = block
-                return None
-            return AmiAnswer(_fields_of_follows(block, eol))
+            return self._more_output(block)
         fields, text = _fields_of(block.split(eol))
         return _kind_of(fields)(fields, text)
+
+    def _more_output(self, block: str) -> AmiMessage | None:
+        self._output.append(block)
+        self._output_size += len(block) + len(self._gap)
+        if self._output_size > self._max_message + len(self._gap):
+            raise ProtocolFault(f"AMI: a message over {self._max_message} bytes")
+        if not block.endswith(_END_OF_COMMAND):
+            return None
+        whole = self._gap.decode().join(self._output)
+        self._output.clear()
+        self._output_size = 0
+        return AmiAnswer(_fields_of_follows(whole, self._eol))
 
     def _check_block(self, block: str) -> None:
         if len(block) > self._max_message:

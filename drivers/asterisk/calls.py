@@ -34,12 +34,29 @@ _FACTS = (
     "ANSWEREDTIME_MS",
     "HANGUPCAUSE_KEYS()",
 )
+_ENVIRONMENT = frozenset(
+    "agi_" + name
+    for name in (
+        "network network_script request channel language type uniqueid version callerid "
+        "calleridname callingpres callingani2 callington callingtns dnid rdnis context extension "
+        "priority enhanced accountcode threadid"
+    ).split()
+)
+"""What every Asterisk since 1.8 sends. A caller who gets line breaks into his number (chan_pjsip
+decodes %0a in SIP users, cut at 79 characters) can end the environment early and forge an answer
+behind it; he has no room to forge all of these as well."""
+
 _SIP_STATUS = re.compile(r"SIP (\d{3})\b")
 _SIP_TECHNOLOGIES = frozenset({"PJSIP", "SIP"})
 
 
 def call_of(environment: AgiEnvironment, pbx: PbxId, id_: CallId) -> Call:
-    """The call as the PBX describes it. All of it may have been chosen by the caller."""
+    """The call as the PBX describes it. All of it may have been chosen by the caller.
+
+    Raises `ProtocolFault` for an environment that is not whole.
+    """
+    if missing := _ENVIRONMENT - environment.lines.keys():
+        raise ProtocolFault(f"environment without {min(missing)}")
     known = environment.callerid != "unknown"
     named = environment.calleridname != "unknown"
     return Call(

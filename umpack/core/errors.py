@@ -4,7 +4,8 @@
     ├── OurFault            a mistake in umpack or in what its administrator wrote
     │   ├── ConfigError     the configuration cannot be used; carries every problem found
     │   ├── LeaseError      a lease was used that is not, or is no longer, held
-    │   └── StateError      a transition its state table does not have
+    │   ├── StateError      a transition its state table does not have
+    │   └── ...             leaves of one room each: DialError, PatternError, UnsafeArgument, ...
     └── PeerFault           the other side is wrong, gone or too slow
         ├── ProtocolFault   what came is not the protocol (AGI, AMI, CAPI, AT)
         ├── PeerGone        the connection ended

@@ -25,15 +25,14 @@ class Site:
 
     def chain(self, pack: PackId) -> tuple[PackId, ...]:
         """The pack and its overflow packs, in the order they are tried, each once."""
+        # With a list and not by recursion: chains may be longer than Python's stack.
         seen: dict[PackId, None] = {}
-
-        def follow(id_: PackId) -> None:
+        ahead = [pack]
+        while ahead:
+            id_ = ahead.pop()
             if id_ not in seen:
                 seen[id_] = None
-                for overflow in self.packs[id_].overflow:
-                    follow(overflow)
-
-        follow(pack)
+                ahead += reversed(self.packs[id_].overflow)
         return tuple(seen)
 
     def pbx_of(self, pack: PackId) -> PbxId:

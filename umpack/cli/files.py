@@ -1,0 +1,95 @@
+"""check, schema, dialplan: what a configuration says, without a daemon."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from umpack.config import ConfigProblems, describe, load, schema
+from umpack.core.errors import OurFault
+from umpack.core.trunk import PbxId
+from umpack.dialplan import dialplan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(check)
+    app.command("schema")(print_schema)
+    app.command("dialplan")(print_dialplan)
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="The configuration to check.")],
+    show: Annotated[bool, typer.Option("--show", help="Print it as understood (JSON).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
+) -> None:
+    """Check a configuration: every problem with file, line and key; exit status 1 if it has any.
+
+    \b
+    umpack check etc/umpack.yaml
+    umpack check etc/umpack.yaml --show | jq .packs
+    """
+    try:
+        configuration = load(file)
+    except ConfigProblems as error:
+        problems, found = error.problems, True
+    else:
+        problems, found = configuration.warnings, False
+    if as_json:
+        rows = [
+            {
+                "file": problem.file,
+                "line": problem.line,
+                "key": problem.key,
+                "message": problem.message,
+                "severity": problem.severity.value,
+            }
+            for problem in problems
+        ]
+        typer.echo(json.dumps({"ok": not found, "problems": rows}, indent=2))
+    else:
+        for problem in problems:
+            typer.echo(str(problem), err=not found)
+    if found:
+        raise typer.Exit(1)
+    if show:
+        typer.echo(describe(configuration))
+    elif not as_json:
+        site = configuration.site
+        channels = sum(len(trunk.slots) for trunk in site.trunks.values())
+        typer.echo(
+            f"{file}: ok ({len(site.trunks)} trunks with {channels} channels, "
+            f"{len(site.packs)} packs, {len(site.routes)} routes)"
+        )
+
+
+def print_schema() -> None:
+    """Print the JSON Schema of the configuration, for editors.
+
+    \b
+    umpack schema > umpack.schema.json
+    """
+    typer.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+
+
+def print_dialplan(
+    file: Annotated[Path, typer.Argument(help="The configuration.")],
+    pbx: Annotated[str | None, typer.Option(help="Which PBX, if there are several.")] = None,
+) -> None:
+    """Print the dialplan for a PBX, to be included in its extensions.conf.
+
+    \b
+    umpack dialplan /etc/umpack/umpack.yaml > /etc/asterisk/umpack.conf
+    # extensions.conf:  #include umpack.conf
+    """
+    configuration = load(file)
+    known = list(configuration.pbxs)
+    if pbx is None and len(known) > 1:
+        raise OurFault(f"there are several PBXs, name one with --pbx: {', '.join(known)}")
+    chosen = PbxId(pbx) if pbx is not None else known[0]
+    if chosen not in configuration.pbxs:
+        raise OurFault(f"no pbx {pbx!r}; there are: {', '.join(known)}")
+    typer.echo(dialplan(configuration, chosen), nl=False)

@@ -1,0 +1,87 @@
+"""run: being the daemon. demo: a daemon, a simulated PBX and callers, to look at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from umpack.cli.options import DEFAULT_CONFIG, ConfigOption
+from umpack.config import Configuration, load
+from umpack.log import start_logging
+
+DEMO_CONFIG = Path(__file__).parent.parent / "demo.yaml"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(demo)
+
+
+def run(
+    config: ConfigOption = None,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Bring simulated PBXs, boards and callers along."),
+    ] = False,
+) -> None:
+    """Run the daemon in the foreground (systemd does the rest); SIGHUP reloads, SIGTERM drains.
+
+    \b
+    umpack run --config /etc/umpack/umpack.yaml
+    umpack run --simulate        # built-in example, no PBX needed
+    """
+    file = config or (DEMO_CONFIG if simulate else DEFAULT_CONFIG)
+    configuration = load(file)
+    start_logging(configuration.log)
+    for warning in configuration.warnings:
+        typer.echo(str(warning), err=True)
+    run_loop(lambda: _run(configuration, file, simulate=simulate))
+
+
+async def _run(configuration: Configuration, file: Path, *, simulate: bool) -> None:
+    from os import environ
+
+    from umpack.daemon import Daemon
+    from umpack.systemd import Notifier
+
+    daemon = Daemon(configuration, file, notifier=Notifier(environ))
+    if not simulate:
+        await daemon.run()
+        return
+    from simulators.site import SimulatedSite
+
+    async with SimulatedSite(configuration) as site:
+        site.start_traffic()
+        await daemon.run()
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(min=1, help="How long it runs.")] = 20.0,
+    erlangs: Annotated[float, typer.Option(min=0.1, help="Traffic offered.")] = 45.0,
+    seed: Annotated[int, typer.Option(help="The same seed brings the same calls.")] = 1,
+) -> None:
+    """Watch calls being distributed over packs of simulated S2M and S0 boards.
+
+    \b
+    umpack demo
+    umpack demo --seconds 60 --erlangs 80
+    """
+    from umpack.cli.demo import show
+
+    configuration = load(DEMO_CONFIG)
+    run_loop(lambda: show(configuration, seconds, erlangs, seed))
+
+
+def run_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a program on uvloop where it is installed (extra `fast`), else on asyncio's own loop."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        new_event_loop = None
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
