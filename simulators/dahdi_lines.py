@@ -149,14 +149,20 @@ class DahdiLines:
     def __repr__(self) -> str:
         return f"<DahdiLines {len(self._legs)} out, {len(self._callers)} in, {self.board!r}>"
 
+    def drop_calls(self) -> None:
+        """The PBX has died: the driver lets go of the board, and the far ends see a 41."""
+        for leg in list(self._legs.values()):
+            leg.hang_up(41)
+        for caller in list(self._callers.values()):
+            self.end(caller, 41, End.LOCAL)
+        self._allocated.clear()
+
     def close(self) -> None:
-        """The PBX has gone: no more timers, all calls are over."""
+        """The end: no more timers."""
+        self.drop_calls()
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for leg in list(self._legs.values()):
-            leg.hang_up(41)
-        self._callers.clear()
 
     # --- calls out -----------------------------------------------------------------------------
 

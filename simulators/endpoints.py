@@ -141,7 +141,7 @@ class SipEndpoint:
         if isinstance(behaviour, Clear):
             raise OurFault(f"{name}: a SIP server refuses with a SIP status, not a cause")
         self.name = name
-        self.behaviour = behaviour
+        self.behaviour: Behaviour = behaviour
         self.capacity = capacity
         self.full_status = full_status
         self.time = time

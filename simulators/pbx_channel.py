@@ -28,6 +28,20 @@ DESCRIPTIONS: Final = {
 }
 
 
+# Asterisk C-escapes names in its events (ast_escape_c), but no numbers.
+_ESCAPES: Final = str.maketrans(
+    {
+        "\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v",
+        "\\": r"\\", "'": r"\'", '"': r"\"", "?": r"\?",
+    }
+)  # fmt: skip
+
+
+def escaped(name: str) -> str:
+    """A name as it stands in an event."""
+    return name.translate(_ESCAPES)
+
+
 @dataclass(slots=True, eq=False)
 class PbxChannel:
     """One channel: `name` is `PJSIP/um1-0000002a`, `device` the part before the dash."""
@@ -58,9 +72,9 @@ class PbxChannel:
             f"{prefix}ChannelState: {self.state.value}\r\n"
             f"{prefix}ChannelStateDesc: {DESCRIPTIONS[self.state]}\r\n"
             f"{prefix}CallerIDNum: {self.caller or UNKNOWN}\r\n"
-            f"{prefix}CallerIDName: {self.caller_name or UNKNOWN}\r\n"
+            f"{prefix}CallerIDName: {escaped(self.caller_name) or UNKNOWN}\r\n"
             f"{prefix}ConnectedLineNum: {self.connected or UNKNOWN}\r\n"
-            f"{prefix}ConnectedLineName: {self.connected_name or UNKNOWN}\r\n"
+            f"{prefix}ConnectedLineName: {escaped(self.connected_name) or UNKNOWN}\r\n"
             f"{prefix}Language: en\r\n"
             f"{prefix}AccountCode: \r\n"
             f"{prefix}Context: {self.context}\r\n"

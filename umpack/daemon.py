@@ -65,6 +65,11 @@ class Daemon:
         """Epoch seconds that never step back."""
         return clock.now()
 
+    @property
+    def agi_ports(self) -> dict[PbxId, int]:
+        """Where FastAGI listens, by PBX; differs from the configuration if that says port 0."""
+        return {pbx: driver.agi_port for pbx, driver in self._drivers.items()}
+
     # -- life -------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -1,12 +1,16 @@
-"""FastAGI calls a second: AgiServer against a bare asyncio server that decides nothing.
+"""FastAGI calls a second: our servers against a bare asyncio server that decides nothing.
 
     python -m tests.bench.bench_agi [--json] [--rounds 5] [--seconds 1.2] [--loop uvloop|asyncio]
     python -m tests.bench.bench_agi --idle 9000    # so many silent connections, calls beside
 
-Each server runs in a process of its own, the client in this one. A round drives every server in
-turn; the ratio of a round is its calls/s (and CPU time per call, which other work on the machine
-disturbs less) against the bare server's of the same round, and the median of the rounds counts.
-A call is: connect, environment, answer EXEC, answer GET FULL VARIABLE, read to the end.
+Decide nothing: `floor` does not even read, it sends fixed lines whenever something has ended;
+`bare` is asyncio's own streams, which read the environment and the answers; `agi_server` is our
+FastAGI server with a handler of fixed commands. `umpack` decides: a pack of 30 channels, and the
+dialogue of a real call. Each server runs in a process of its own, the client in this one. A round
+drives every server in turn; the ratio of a round is its calls/s (and CPU time per call, which other
+work on the machine disturbs less) against `bare` and `floor` in the same round, and the median of
+the rounds counts. A call is: connect, environment, answer EXEC Dial, answer GET FULL VARIABLE,
+answer SET VARIABLE, read to the end; so every server pays for the same round trips.
 
 Another server is compared by adding `name: coroutine` to SERVERS: it listens on 127.0.0.1, calls
 `ready(port)`, and serves until cancelled.
@@ -31,8 +35,13 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 from drivers.asterisk.agi_call import AgiCall
-from drivers.asterisk.agi_commands import exec_, get_full_variable
-from drivers.asterisk.agi_server import AgiServer, AgiServerLimits, raise_file_limit
+from drivers.asterisk.agi_commands import SEPARATOR, exec_, get_full_variable, set_variable
+from drivers.asterisk.agi_server import AgiServer, AgiServerLimits, Handler, raise_file_limit
+from drivers.asterisk.calls import CAUSE_VARIABLE, CallHandler
+from tests import sites
+from umpack import clock
+from umpack.core.distributor import Distributor
+from umpack.core.pack import Strategy
 
 Ready = Callable[[int], None]
 
@@ -43,7 +52,7 @@ agi_request: agi://127.0.0.1:4573/umpack
 agi_channel: PJSIP/provider-0000002a
 agi_language: en
 agi_type: PJSIP
-agi_uniqueid: 1767225600.42
+agi_uniqueid: 1767225600.%d
 agi_version: 22.5.2
 agi_callerid: 4930123456
 agi_calleridname: Example Caller
@@ -60,13 +69,21 @@ agi_enhanced: 0.0
 agi_accountcode: \nagi_threadid: 140245093799616
 
 """
-DIAL = ("Dial", "PJSIP/49302000123@um1,20")
-FIXED = (exec_(*DIAL), get_full_variable("DIALSTATUS"))
-ANSWERS = (b"200 result=0\n", b"200 result=1 (ANSWER)\n")
+FACTS = ("DIALSTATUS", "HANGUPCAUSE", "DIALEDTIME_MS", "ANSWEREDTIME_MS", "HANGUPCAUSE_KEYS()")
+FIXED = (
+    exec_("Dial", "PJSIP/49302000123@um1,20.000"),
+    get_full_variable(*FACTS),
+    set_variable(CAUSE_VARIABLE, "16"),
+)
+WORDS = tuple(line.split(b'"')[0] for line in FIXED)
+VALUES = SEPARATOR.join(("ANSWER", "16", "1490", "1270", "PJSIP/um1-0000002b"))
+ANSWERS = (b"200 result=0\n", b"200 result=1 (%s)\n" % VALUES.encode(), b"200 result=1\n")
+CHANNELS = 30
+PUMP_SECONDS = 0.1  # as umpack.daemon: who ends a call does not write it down
 
 
-class _Bare(asyncio.Protocol):
-    """The least a FastAGI server can do: two fixed commands, each after an end of something."""
+class _Floor(asyncio.Protocol):
+    """Less than any FastAGI server can do: fixed commands, each after an end of something."""
 
     def __init__(self) -> None:
         self._received = b""
@@ -77,7 +94,7 @@ class _Bare(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if not self._received.endswith(b"\n\n" if len(self._lines) == 2 else b"\n"):
+        if not self._received.endswith(b"\n\n" if len(self._lines) == len(FIXED) else b"\n"):
             return
         self._received = b""
         if self._lines:
@@ -86,27 +103,66 @@ class _Bare(asyncio.Protocol):
             self._transport.close()
 
 
+async def floor(ready: Ready) -> None:
+    server = await asyncio.get_running_loop().create_server(_Floor, "127.0.0.1", 0, backlog=1024)
+    ready(server.sockets[0].getsockname()[1])
+    await asyncio.Event().wait()
+
+
 async def bare(ready: Ready) -> None:
-    server = await asyncio.get_running_loop().create_server(_Bare, "127.0.0.1", 0, backlog=1024)
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        block = await reader.readuntil(b"\n\n")
+        lines = (line.partition(": ") for line in block.decode().splitlines())
+        environment = {key: value for key, _, value in lines}
+        assert environment["agi_extension"]
+        for line in FIXED:
+            writer.write(line)
+            answer = await reader.readline()
+            if not answer.startswith(b"200 result="):
+                break
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
     ready(server.sockets[0].getsockname()[1])
     await asyncio.Event().wait()
 
 
 async def agi_server(ready: Ready) -> None:
     async def handler(call: AgiCall) -> None:
-        await call.command(exec_(*DIAL))
-        await call.command(get_full_variable("DIALSTATUS"))
+        for line in FIXED:
+            await call.command(line)
 
+    await _serve_agi(handler, ready)
+
+
+async def umpack(ready: Ready) -> None:
+    """The decision of one pack, cyclic, and nothing of what the daemon does beside its calls."""
+    site = sites.one_pack(sites.trunk("um1", CHANNELS), strategy=Strategy.CYCLIC)
+    distributor = Distributor(site)
+    await _serve_agi(CallHandler(sites.MAIN, distributor, clock.now), ready, distributor)
+
+
+async def _serve_agi(
+    handler: Handler, ready: Ready, distributor: Distributor | None = None
+) -> None:
     def report(call: AgiCall, error: Exception) -> None:
         print(f"{call}: {error!r}", file=sys.stderr)
 
     limits = AgiServerLimits(environment=60.0)
     server = await AgiServer.start("127.0.0.1", 0, handler=handler, report=report, limits=limits)
     ready(server.port)
-    await asyncio.Event().wait()
+    while True:
+        await asyncio.sleep(PUMP_SECONDS)
+        if distributor:
+            distributor.take_records()
 
 
-SERVERS: dict[str, Callable[[Ready], Awaitable[None]]] = {"bare": bare, "agi_server": agi_server}
+SERVERS: dict[str, Callable[[Ready], Awaitable[None]]] = {
+    "floor": floor,
+    "bare": bare,
+    "agi_server": agi_server,
+    "umpack": umpack,
+}
 
 
 # --- one server in its own process ------------------------------------------------------------
@@ -167,13 +223,15 @@ def drive(port: int, concurrent: int, seconds: float) -> tuple[int, float]:
     """
     poll = select.epoll()
     calls: dict[int, tuple[socket.socket, int]] = {}
-    done = 0
+    done = begun = 0
 
     def begin() -> None:
+        nonlocal begun
+        begun += 1
         connection = socket.socket()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.connect(("127.0.0.1", port))
-        connection.send(ENVIRONMENT)
+        connection.send(ENVIRONMENT % begun)
         calls[connection.fileno()] = connection, 0
         poll.register(connection.fileno(), select.EPOLLIN)
 
@@ -185,11 +243,11 @@ def drive(port: int, concurrent: int, seconds: float) -> tuple[int, float]:
         for number, _ in poll.poll(0):
             connection, step = calls[number]
             received = connection.recv(4096)
-            if received and step < 2:
+            if step < 3 and received.startswith(WORDS[step]):
                 connection.send(ANSWERS[step])
                 calls[number] = connection, step + 1
                 continue
-            if received or step < 2:
+            if received or step < 3:
                 raise SystemExit(f"unexpected in step {step}: {received!r}")
             del calls[number]
             connection.close()
@@ -213,7 +271,7 @@ def hold(port: int, count: int) -> list[socket.socket]:
 
 
 def compare(loop: str, rounds: int, seconds: float, concurrent: int) -> dict[str, Any]:
-    """Drive all servers in turn, `rounds` times; figures and ratios against `bare`."""
+    """Drive all servers in turn, `rounds` times; figures and ratios."""
     servers = {name: Server(name, loop) for name in SERVERS}
     rate: dict[str, list[float]] = {name: [] for name in servers}
     cost: dict[str, list[float]] = {name: [] for name in servers}
@@ -230,13 +288,12 @@ def compare(loop: str, rounds: int, seconds: float, concurrent: int) -> dict[str
                 cost[name].append((after - before) / calls * 1e6)
         result: dict[str, Any] = {"loop": loop, "concurrent": concurrent, "cores": os.cpu_count()}
         for name, server in servers.items():
-            pairs = zip(rate[name], rate["bare"], strict=True)
-            costs = zip(cost["bare"], cost[name], strict=True)
             result[name] = {
                 "calls_per_s": round(statistics.median(rate[name])),
                 "cpu_us_per_call": round(statistics.median(cost[name]), 1),
-                "ratio": round(statistics.median(own / base for own, base in pairs), 3),
-                "cpu_ratio": round(statistics.median(base / own for base, own in costs), 3),
+                "ratio": _ratio(rate[name], rate["bare"]),
+                "cpu_ratio": _ratio(cost["bare"], cost[name]),
+                "ratio_to_floor": _ratio(rate[name], rate["floor"]),
                 "max_rss_mib": round(server.used()[1] / 1024, 1),
             }
         return result
@@ -245,15 +302,20 @@ def compare(loop: str, rounds: int, seconds: float, concurrent: int) -> dict[str
             server.end()
 
 
+def _ratio(these: list[float], those: list[float]) -> float:
+    """Median over the rounds: neighbours in time were disturbed alike."""
+    return round(statistics.median(a / b for a, b in zip(these, those, strict=True)), 3)
+
+
 def idle(loop: str, count: int, seconds: float) -> dict[str, Any]:
     """Calls a second beside `count` connections that never finish their environment."""
     count = min(count, raise_file_limit() - 200)
     server = Server("agi_server", loop)
     try:
-        drive(server.port, 32, 0.2)
+        drive(server.port, CHANNELS, 0.2)
         _, before = server.used()
         held = hold(server.port, count)
-        calls, took = drive(server.port, 32, seconds)
+        calls, took = drive(server.port, CHANNELS, seconds)
         _, after = server.used()
         for connection in held:
             connection.close()
@@ -272,7 +334,7 @@ def main() -> None:
     options.add_argument("--json", action="store_true")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=float, default=1.2)
-    options.add_argument("--concurrent", type=int, default=32)
+    options.add_argument("--concurrent", type=int, default=CHANNELS)
     options.add_argument("--loop", choices=("uvloop", "asyncio"))
     options.add_argument("--idle", type=int, default=0, metavar="CONNECTIONS")
     chosen = options.parse_args()

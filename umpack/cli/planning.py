@@ -108,10 +108,10 @@ def storm(
     umpack storm --pack voice --erlangs 40 --json | jq .blocking
     umpack storm --pack voice --erlangs 40 --hold 0.5 --calls 2000 --realtime
     """
-    from simulators.plot import check_plot  # noqa: PLC0415
-    from simulators.plot import plot as draw  # noqa: PLC0415
-    from simulators.storm import compare, expected, virtual_storm  # noqa: PLC0415
-    from simulators.traffic import Poisson, Traffic  # noqa: PLC0415
+    from simulators.plot import check_plot
+    from simulators.plot import plot as draw
+    from simulators.storm import compare, expected, virtual_storm
+    from simulators.traffic import Poisson, Traffic
 
     configuration = _configuration(config)
     chosen = _pack(configuration.site, pack)
@@ -127,7 +127,7 @@ def storm(
         if virtual:
             report = virtual_storm(configuration.site, chosen, stream, progress, warm_up=warm_up)
         else:
-            from simulators.realtime import realtime_storm  # noqa: PLC0415
+            from simulators.realtime import realtime_storm
 
             report = realtime_storm(configuration, chosen, stream, progress)
     exponential = holding is HoldingKind.EXPONENTIAL
@@ -209,7 +209,7 @@ def _pack(site: Site, name: str | None) -> PackId:
 
 
 def _holding(kind: HoldingKind, mean: float) -> Holding:
-    from simulators.traffic import Exponential, Fixed, LogNormal  # noqa: PLC0415
+    from simulators.traffic import Exponential, Fixed, LogNormal
 
     match kind:
         case HoldingKind.EXPONENTIAL:
@@ -370,7 +370,7 @@ def _show_channels(view: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None
     out = console()
     out.print(
         f"{view['erlangs']:g} erlangs with at most {view['blocking']:.3%} lost need "
-        f"{needed} channels ({spans} S2M)"
+        f"{needed} channel{'s' if needed != 1 else ''} ({spans} S2M)"
     )
     table = _table(
         "", "channels", "lost", "erlangs carried", "erlangs of the last, hunted linearly"

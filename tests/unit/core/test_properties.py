@@ -6,6 +6,7 @@ The machine beside the distributor is deliberately naive: dictionaries, and list
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -158,12 +159,14 @@ class Storm(RuleBasedStateMachine):
         busy = [h.channel for h in self.held]
         return [c for c in self.in_order(pack) if c not in busy and not self.blocked(c)]
 
-    def choice(self, chain: list[str], avoided: set[str]) -> tuple[str, str] | None:
-        """Pack and channel the rules name, trunks in `avoided` left out."""
+    def choice(
+        self, chain: list[str], may: Callable[[str], bool] = lambda channel: True
+    ) -> tuple[str, str] | None:
+        """Pack and channel the rules name, of those that `may` be given."""
         for pack in chain:
             if pack in self.site.packs:
                 for channel in self.free(pack):
-                    if trunk_of(channel) not in avoided:
+                    if may(channel):
                         return pack, channel
         return None
 
@@ -242,7 +245,7 @@ class Storm(RuleBasedStateMachine):
 
     def _placed(self, id_: str, pack: str, answer: Decision) -> None:
         chain = self.chain(pack)
-        expected = self.choice(chain, set())
+        expected = self.choice(chain)
         if expected:
             given = self.gave(answer, expected)
             deadline = self.now + self.plan_of(pack).setup_budget
@@ -303,25 +306,22 @@ class Storm(RuleBasedStateMachine):
     def _moved(self, it: Held, answer: Decision, outcome: Outcome, why: Elsewhere) -> None:
         """Another trunk if any is left; after a lost channel another one of a trunk that only lost
         channels; each trunk a bounded number of times, each channel once."""
+
+        def ways(channel: str) -> list[Elsewhere]:
+            return [how for met, how in it.failures if trunk_of(met) == trunk_of(channel)]
+
+        def only_lost_channels(channel: str) -> bool:
+            return set(ways(channel)) == {Elsewhere.CHANNEL} and len(ways(channel)) < PER_TRUNK
+
         tried = [channel for channel, _ in it.failures]
-        if expected := self.choice(it.chain, {trunk_of(channel) for channel in tried}):
+        expected = self.choice(it.chain, lambda channel: not ways(channel)) or self.choice(
+            it.chain, lambda channel: only_lost_channels(channel) and channel not in tried
+        )
+        if expected:
             self._goes_on(it, self.gave(answer, expected))
-        elif isinstance(answer, Assignment):
-            trunk_met = trunk_of(answer.channel)
-            there = [how for channel, how in it.failures if trunk_of(channel) == trunk_met]
-            assert why is Elsewhere.CHANNEL
-            assert set(there) == {Elsewhere.CHANNEL}
-            assert len(there) < PER_TRUNK
-            assert answer.channel not in tried
-            assert answer.channel in self.free(answer.lease.pack.id)
-            self._goes_on(it, self.gave(answer, (answer.lease.pack.id, answer.channel)))
         elif why is Elsewhere.ONCE:
             self._declined(it, answer, outcome)
         else:
-            mine = trunk_of(it.channel)
-            if why is Elsewhere.CHANNEL and sum(trunk_of(c) == mine for c in tried) < PER_TRUNK:
-                others = [c for p in it.chain if p in self.site.packs for c in self.free(p)]
-                assert [c for c in others if trunk_of(c) == mine and c not in tried] == []
             self._refused(it, answer, Reason.ATTEMPTS_FAILED)
 
     def _goes_on(self, it: Held, answer: Assignment) -> None:

@@ -1,0 +1,140 @@
+"""How fast the core decides: leases a second, and offers with their outcomes.
+
+    python -m tests.bench.bench_core [--json] [--rounds 7] [--seconds 0.15]
+
+Every pack is half full, and what is released is a random one of the busy channels, so that the
+idle ones lie scattered. A round measures every case in turn; medians of the rounds count, and
+ratios are taken within a round, so that other work on the machine disturbs both sides alike.
+Takes about 15 seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from random import Random
+
+from tests.sites import ANSWERED, MAIN, one_pack, trunk
+from umpack import clock
+from umpack.core.calls import Assignment, Call, CallId
+from umpack.core.distributor import Distributor
+from umpack.core.ledger import Lease, Ledger
+from umpack.core.pack import PackId, Strategy
+
+SMALL, LARGE = 30, 30_000
+GOAL, GOAL_RATIO = 300_000, 2.0
+STEPS = 2000
+UM = PackId("um")
+
+Work = Callable[[], int]
+"""Does a slice of work and answers how many calls that was."""
+
+
+def leasing(channels: int, strategy: Strategy) -> Work:
+    """Assign and release on the ledger alone."""
+    distributor = Distributor(one_pack(trunk("a", channels), strategy=strategy))
+    ledger: Ledger[None] = Ledger()
+    ledger.channels = distributor.ledger.channels
+    pack = distributor.packs[UM]
+    busy: list[Lease[None]] = []
+    while len(busy) < channels // 2:
+        lease = ledger.lease_next(pack, 0.0, None)
+        assert lease is not None
+        busy.append(lease)
+    picks = _picks(len(busy))
+
+    def work() -> int:
+        for pick in picks:
+            lease = ledger.lease_next(pack, 0.0, None)
+            assert lease is not None
+            ledger.release(busy[pick].token)
+            busy[pick] = lease
+        return len(picks)
+
+    return work
+
+
+def calling(channels: int, strategy: Strategy) -> Work:
+    """Offer and outcome on the distributor: route, dial string, attempt and record included."""
+    distributor = Distributor(one_pack(trunk("a", channels), strategy=strategy))
+    calls = [Call(CallId(str(n)), MAIN, "49302000100", "49891234567") for n in range(STEPS)]
+
+    def offered(call: Call) -> Assignment:
+        decision = distributor.offer(call, 0.0)
+        assert isinstance(decision, Assignment)
+        return decision
+
+    busy = [offered(calls[0]) for _ in range(channels // 2)]
+    picks = _picks(len(busy))
+
+    def work() -> int:
+        for call, pick in zip(calls, picks, strict=True):
+            decision = offered(call)
+            distributor.outcome(busy[pick].lease, ANSWERED, 1.0)
+            busy[pick] = decision
+        distributor.take_records()
+        return len(picks)
+
+    return work
+
+
+def _picks(busy: int) -> list[int]:
+    chance = Random(1)
+    return [chance.randrange(busy) for _ in range(STEPS)]
+
+
+def rate(work: Work, seconds: float) -> float:
+    """Calls a second over at least `seconds`."""
+    done, began = 0, clock.monotonic()
+    while (took := clock.monotonic() - began) < seconds:
+        done += work()
+    return done / took
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one object and nothing else")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.15, help="of each case in a round")
+    wanted = parser.parse_args()
+    kinds = {"lease+release": leasing, "offer+outcome": calling}
+    cases: dict[tuple[str, Strategy, int], Work] = {
+        (name, strategy, size): kind(size, strategy)
+        for name, kind in kinds.items()
+        for strategy in Strategy
+        for size in (SMALL, LARGE)
+    }
+    for work in cases.values():
+        work()
+    rounds = [
+        {case: rate(work, wanted.seconds) for case, work in cases.items()}
+        for _ in range(wanted.rounds)
+    ]
+    figures: dict[str, float] = {}
+    for name, strategy, size in cases:
+        rates = [one[name, strategy, size] for one in rounds]
+        figures[f"{name} {strategy.value} {size}"] = statistics.median(rates)
+    for name in kinds:
+        for strategy in Strategy:
+            ratios = [one[name, strategy, SMALL] / one[name, strategy, LARGE] for one in rounds]
+            figures[f"{name} {strategy.value} {SMALL}/{LARGE}"] = statistics.median(ratios)
+    if wanted.json:
+        print(json.dumps({"load_average": os.getloadavg()[0], **figures}, indent=2))
+        return
+    out = sys.stdout.write
+    out(f"load average {os.getloadavg()[0]:.2f}, {os.cpu_count()} processors\n")
+    for name, figure in figures.items():
+        shown = f"{figure:.2f}" if "/" in name else f"{figure:,.0f}/s"
+        goal = ""
+        if name.startswith("lease"):
+            goal = f"(goal at most {GOAL_RATIO:g})" if "/" in name else f"(goal {GOAL:,}/s)"
+        out(f"{name:36} {shown:>12} {goal}\n")
+
+
+if __name__ == "__main__":
+    main()
