@@ -81,9 +81,10 @@ class AmiActions:
             age = int(now - channel.born)
             items.append(
                 channel.headers()
-                + f"BridgeId: \r\nApplication: {channel.application}\r\n"
+                + f"Application: {channel.application}\r\n"
                 + f"ApplicationData: {channel.data}\r\n"
                 + f"Duration: {age // 3600:02}:{age // 60 % 60:02}:{age % 60:02}\r\n"
+                + f"BridgeId: {channel.bridge}\r\n"
             )
         _send_list(session, action_id, "CoreShowChannel", "Channels will follow", items)
 
@@ -175,7 +176,7 @@ class AmiActions:
         if not command:
             session.respond(action_id, "Error", "No command provided")
             return
-        output = self._pbx.cli(command)
+        output = self._output_of(command)
         result = "Success" if output is not None else "Error"
         if output is None:
             output = [
@@ -184,6 +185,23 @@ class AmiActions:
             ]
         lines = [f"Output: {line}" for line in output]
         session.respond(action_id, result, "Command output follows", *lines)
+
+    def _output_of(self, command: str) -> list[str] | None:
+        """What a CLI command prints, or None if there is no such command."""
+        pbx = self._pbx
+        match command.split():
+            case ["core", "show", "channels", "count"]:
+                count = len(tuple(pbx.channels))
+                return [f"{count} active channels", f"{pbx.calls} active calls"]
+            case ["core", "show", "uptime"]:
+                return [f"System uptime: {int(pbx.uptime)} seconds"]
+            case ["core", "show", "version"]:
+                return [f"Asterisk {pbx.version} built by simulators @ umpack"]
+            case ["module" | "dialplan", "reload", *rest]:
+                pbx.events.reload(rest[0] if rest else "All")
+                return []
+            case _:
+                return None
 
     def _reload(self, session: AmiSession, action_id: str, headers: Headers) -> None:
         session.respond(action_id, "Success", "Module Reloaded")

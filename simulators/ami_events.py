@@ -29,6 +29,7 @@ EVENT_CLASSES: Final[Mapping[str, str]] = {
     "Newchannel": "call",
     "Newexten": "dialplan",
     "Newstate": "call",
+    "PeerStatus": "system",
     "Reload": "system",
     "Shutdown": "system",
     "SpanAlarm": "system",
@@ -135,8 +136,11 @@ class PbxEvents:
 
     def contact_status(self, endpoint: str, uri: str, *, reachable: bool) -> None:
         """Qualifying a contact has changed its mind."""
+        status = "Reachable" if reachable else "Unreachable"
+        if self._wants("PeerStatus"):
+            body = f"ChannelType: PJSIP\r\nPeer: PJSIP/{endpoint}\r\nPeerStatus: {status}\r\n"
+            self._publish("PeerStatus", body)
         if self._wants("ContactStatus"):
-            status = "Reachable" if reachable else "Unreachable"
             self._publish(
                 "ContactStatus",
                 f"URI: {uri}\r\nContactStatus: {status}\r\nAOR: {endpoint}\r\n"

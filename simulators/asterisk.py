@@ -55,7 +55,8 @@ class PbxPlan:
     `agi` is umpack's listener, and can be None until `agi_to` is called. `ami_port` 0 takes any
     free port. `speed` of the PBX's seconds pass in a real one, in everything it times. Where the
     AGI has failed a call, `fallback` destinations are dialled in order (`{called}` is filled in),
-    and a caller none of them took is released with `failure_cause`.
+    and a caller none of them took is released with `failure_cause`. `line_by_line` sends each line
+    of the AGI environment by itself, as res_agi writes them; all at once is faster.
     """
 
     agi: tuple[str, int] | None = None
@@ -65,6 +66,7 @@ class PbxPlan:
     fallback: tuple[str, ...] = ()
     failure_cause: int = 34
     connect_limit: float = 10.0
+    line_by_line: bool = False
     version: str = "22.10.1"
     caller_endpoint: str = "provider"
 
@@ -159,7 +161,7 @@ class SimulatedAsterisk:
             await self.ami.start(port=self.ami.port, booted=self._say_booted)
 
     def _say_booted(self, session: AmiSession) -> None:
-        up = int(self.time.loop.time() - self._booted_at)
+        up = int(self.uptime)
         session.offer(
             "FullyBooted",
             "Event: FullyBooted\r\nPrivilege: system,all\r\n"
@@ -236,24 +238,10 @@ class SimulatedAsterisk:
         """Epoch seconds, as people and `Timestamp` want them."""
         return clock.wall()
 
-    def cli(self, command: str) -> list[str] | None:
-        """What a CLI command prints, or None if there is no such command."""
-        match command.split():
-            case ["core", "show", "channels", "count"]:
-                count = len(self._channels)
-                return [f"{count} active channels", f"{len(self._calls)} active calls"]
-            case ["core", "show", "uptime"]:
-                return [f"System uptime: {int(self.time.loop.time() - self._booted_at)} seconds"]
-            case ["core", "show", "version"]:
-                return [f"Asterisk {self.version} built by simulators @ umpack"]
-            case ["module" | "dialplan", "reload", *rest]:
-                self.events.reload(rest[0] if rest else "All")
-                return []
-            case ["core", "restart" | "stop", *_]:
-                self.events.shutdown(restart="restart" in command)
-                return []
-            case _:
-                return None
+    @property
+    def uptime(self) -> float:
+        """Real seconds since the boot."""
+        return self.time.loop.time() - self._booted_at
 
     # --- calls ---------------------------------------------------------------------------------
 

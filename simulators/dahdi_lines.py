@@ -43,6 +43,8 @@ ALARM_NAMES: Final = {
 """chan_dahdi's words (`alarm2str`)."""
 
 NO_CAUSE: Final = 0
+CONGESTED: Final = frozenset({21, 27, 34, 38, 41, 42})
+"""Causes sig_pri reports as congestion before an answer, while HANGUPCAUSE keeps them."""
 
 
 class DahdiLeg:
@@ -90,7 +92,7 @@ class DahdiLeg:
         self.words = words
         hear, self._hear = self._hear, None
         if hear:
-            hear(LegEnded(self, cause))
+            hear(LegEnded(self, cause, CONGESTION if cause in CONGESTED else None))
 
     def refused_at_once(self, cause: int) -> None:
         """There was no SETUP: the line was lost since the channel was reserved."""

@@ -82,10 +82,14 @@ class LegAnswered:
 
 @dataclass(frozen=True, slots=True)
 class LegEnded:
-    """The far end refused or hung up, or the line failed; `leg.words` has its own words."""
+    """The far end refused or hung up, or the line failed; `leg.words` has its own words.
+
+    `counts_as` is the cause DIALSTATUS goes by where the channel driver reports another one.
+    """
 
     leg: Leg
     cause: int
+    counts_as: int | None = None
 
 
 LegEvent = LegRang | LegAnswered | LegEnded
@@ -185,10 +189,11 @@ class SipLeg:
         full = endpoint.capacity is not None and endpoint.active >= endpoint.capacity
         endpoint.offered += 1
         endpoint.active += 1
-        endpoint.most_active = max(endpoint.most_active, endpoint.active)
         behaviour = endpoint.behaviour
         if full:
             behaviour = Reject(endpoint.full_status)
+        else:
+            endpoint.most_active = max(endpoint.most_active, endpoint.active)
         match behaviour:
             case Answer():
                 self._ring()

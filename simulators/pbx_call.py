@@ -6,11 +6,12 @@ has failed, the fallback destinations in order, then the failure cause.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from simulators.agi_client import AgiDialogue, AgiStatus
+from simulators.agi_client import AgiDialogue, AgiSocket, AgiStatus
 from simulators.dahdi_lines import DahdiCaller
 from simulators.line import End
 from simulators.pbx_causes import sip_of_cause
@@ -122,12 +123,21 @@ class PbxCall:
             status = AgiStatus.FAILURE
         else:
             try:
-                socket.write(self._environment())
+                await self._introduce(socket)
                 status = await AgiDialogue(self, socket).run()
             finally:
                 socket.close()
         pbx.events.variable(channel, "AGISTATUS", status.value)
         return status
+
+    async def _introduce(self, socket: AgiSocket) -> None:
+        environment = self._environment()
+        if not self._pbx.plan.line_by_line:
+            socket.write(environment)
+            return
+        for line in environment.splitlines(keepends=True):
+            socket.write(line)
+            await asyncio.sleep(0)
 
     async def _after_agi(self, status: AgiStatus) -> int:
         channel = self.channel

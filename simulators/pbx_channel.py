@@ -58,6 +58,7 @@ class PbxChannel:
     state: ChannelState = ChannelState.DOWN
     connected: str = ""
     connected_name: str = ""
+    bridge: str = ""
     application: str = ""
     data: str = ""
     hangup_cause: int = 0

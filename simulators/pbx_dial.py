@@ -200,9 +200,10 @@ class Dialling:
                     self._rang(leg)
                 case LegAnswered(leg) if leg in self._alive:
                     return self._answered(leg)
-                case LegEnded(leg, cause) if leg in self._alive:
-                    self._close(leg, cause, leg_status(cause))
-                    self._fail(cause)
+                case LegEnded(leg, cause, other) if leg in self._alive:
+                    counted = cause if other is None else other
+                    self._close(leg, cause, leg_status(counted))
+                    self._fail(cause, counted)
                 case CallerLeft(cause):
                     self._close_all(cause, "CANCEL")
                     return DialEnd("CANCEL", cause, caller_left=True)
@@ -217,6 +218,7 @@ class Dialling:
 
     async def _until_over(self, end: DialEnd, leg: Leg) -> None:
         bridge = f"bridge-{leg.channel.uniqueid}"
+        leg.channel.bridge = self._caller.bridge = bridge
         events = self._exchange.events
         events.bridge("BridgeEnter", bridge, 1, leg.channel)
         events.bridge("BridgeEnter", bridge, 2, self._caller)
@@ -231,6 +233,7 @@ class Dialling:
                 leg.hang_up(_NORMAL)
                 break
             self._keep(item)
+        self._caller.bridge = ""
         events.bridge("BridgeLeave", bridge, 1, self._caller)
         events.bridge("BridgeLeave", bridge, 0, leg.channel)
         self._gone(leg, end.cause)
@@ -255,8 +258,8 @@ class Dialling:
         self._on_answer()
         return DialEnd("ANSWER", _NORMAL, served=leg, answered_at=now)
 
-    def _fail(self, cause: int) -> None:
-        self._failed.append(cause)
+    def _fail(self, cause: int, counted: int | None = None) -> None:
+        self._failed.append(cause if counted is None else counted)
         self._cause = cause
 
     def _close_all(self, cause: int, status: str) -> None:

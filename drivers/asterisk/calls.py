@@ -14,7 +14,7 @@ from drivers.asterisk.agi import AgiAnswer, AgiEnvironment
 from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_commands import AgiCommand, exec_, get_full_variable, set_variable
 from drivers.base import Clock
-from umpack.core.calls import Assignment, Call, CallId, Decision, Refusal
+from umpack.core.calls import Assignment, Call, CallId, Decision
 from umpack.core.causes import Outcome, Result, refusal_on_sip
 from umpack.core.distributor import Distributor, Offer
 from umpack.core.errors import ProtocolFault
@@ -30,19 +30,19 @@ _ANSWER_LIMIT = 5.0
 _FACTS = (
     "DIALSTATUS",
     "HANGUPCAUSE",
-    "DIALEDTIME_MS",
     "ANSWEREDTIME_MS",
     "HANGUPCAUSE_KEYS()",
 )
 _ENVIRONMENT = frozenset(
     "agi_" + name
     for name in (
-        "network network_script request channel language type uniqueid version callerid "
+        "network request channel language type uniqueid version callerid "
         "calleridname callingpres callingani2 callington callingtns dnid rdnis context extension "
         "priority enhanced accountcode threadid"
     ).split()
 )
-"""What every Asterisk since 1.8 sends. A caller who gets line breaks into his number (chan_pjsip
+"""What every Asterisk since 1.8 sends, whatever the dialplan says (agi_network_script comes only
+with an agi:// address that has a path). A caller who gets line breaks into his number (chan_pjsip
 decodes %0a in SIP users, cut at 79 characters) can end the environment early and forge an answer
 behind it; he has no room to forge all of these as well."""
 
@@ -116,16 +116,15 @@ class CallHandler:
             # HANGUPCAUSE and its keys outlive a Dial: without this an attempt that times out would
             # be read with the cause of the one before (tried on Asterisk 22).
             await self._ask(agi, exec_("HangupCauseClear"))
-        started = self._now()
         dial = exec_("Dial", f"{assignment.dial},{assignment.timeout:.3f}")
         answer = await agi.command(dial, limit=None)
         if not answer.ok or answer.result == -2:
             raise ProtocolFault(f"EXEC Dial: {answer.code} {answer.result} {answer.data}")
         facts = await self._ask(agi, get_full_variable(*_FACTS))
-        status, cause, dialled, connected, leg = facts.values(len(_FACTS))
+        status, cause, connected, leg = facts.values(len(_FACTS))
         if status == "ANSWER":
-            setup = _number(dialled) - _number(connected)
-            self._distributor.answered(assignment.lease, started + setup / 1000)
+            # DIALEDTIME_MS would count from the caller's arrival, not from this Dial.
+            self._distributor.answered(assignment.lease, self._now() - _number(connected) / 1000)
             return Outcome(Result.ANSWERED, _number(cause) or 16)
         detail = ""
         if leg and "," not in leg:
@@ -138,7 +137,9 @@ class CallHandler:
 
     async def _hang_up(self, agi: AgiCall, decision: Decision) -> None:
         cause = decision.cause if not isinstance(decision, Assignment) else 16
-        if isinstance(decision, Refusal) and _is_sip(agi.environment):
+        # 16 ends an answered call with a BYE, which has no status. Whatever else the far end may
+        # have said (50, 57, ...) must not become a 603 on its way to the caller either.
+        if _is_sip(agi.environment) and cause != 16:
             cause = refusal_on_sip(cause)
         await self._ask(agi, set_variable(CAUSE_VARIABLE, str(cause)))
 

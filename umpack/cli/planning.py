@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, assert_never
 
 import typer
+from loguru import logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -129,6 +131,7 @@ def storm(
         else:
             from simulators.realtime import realtime_storm
 
+            logger.disable("drivers")  # the link to a PBX of our own is no news
             report = realtime_storm(configuration, chosen, stream, progress)
     exponential = holding is HoldingKind.EXPONENTIAL
     comparisons = compare(report, expectation, exponential=exponential)
@@ -166,15 +169,7 @@ def plan(
         raise OurFault("give either --erlangs or --channels")
     if erlangs is not None:
         answer = theory.plan(erlangs, blocking)
-        rows = [
-            {
-                "channels": row.channels,
-                "blocking": row.blocking,
-                "carried": row.carried,
-                "last_channel": row.last_channel,
-            }
-            for row in answer.rows
-        ]
+        rows = [asdict(row) for row in answer.rows]
         view = {"erlangs": erlangs, "blocking": blocking, "channels": answer.channels}
     else:
         assert channels is not None  # noqa: S101 -- one of the two was given

@@ -166,8 +166,9 @@ SIP_VERDICTS: dict[int, Verdict] = {
 """Read before the cause: Asterisk folds several SIP answers into one cause (404 and "no such
 endpoint" are both 3 to its Dial application)."""
 
-_CHANNEL_CAUSES = frozenset({6, 17, 44, 82})
-"""17, because chan_dahdi calls a channel with an owner busy."""
+_CHANNEL_CAUSES = frozenset({None, 6, 17, 44, 82})
+"""What chan_dahdi says of a B channel that is in use or still releasing: 17 while any of its
+channels has a call, else nothing (dahdi_request in chan_dahdi.c)."""
 
 _UNKNOWN = Verdict(Elsewhere.ONCE, Blame.NOBODY, "not in the table: one more try, no blame")
 _SILENT = Verdict(Elsewhere.TRUNK, Blame.TRUNK, "no answer within answer_within")

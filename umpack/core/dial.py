@@ -61,7 +61,7 @@ class DialTemplate:
     @property
     def digits_only(self) -> bool:
         """Whether letters in a number would be commands to the channel driver."""
-        return self.technology.upper() == "DAHDI"
+        return _dials_digits(self.technology)
 
     def parts(self, **fields: int | str | None) -> tuple[str, ...]:
         """Fill in what is fixed per channel; see `render` for the shape of the answer.
@@ -77,13 +77,21 @@ class DialTemplate:
 
 
 def render(parts: tuple[str, ...], called: str, caller: str) -> str:
-    """Join the parts of a template (text, `called`, text, `caller`, ...) with checked numbers."""
+    """Join the parts of a template (text, `called`, text, `caller`, ...).
+
+    `called` must have been checked with `is_safe_number`; `caller` is cleaned here.
+    """
     if len(parts) == 3 and parts[1] == "called":
         return f"{parts[0]}{called}{parts[2]}"
-    filled = list(parts)
-    for index in range(1, len(filled), 2):
-        filled[index] = called if filled[index] == "called" else caller
-    return "".join(filled)
+    filling = {"called": called, "caller": ""}
+    if "caller" in parts[1::2]:
+        technology = parts[0].partition("/")[0]
+        filling["caller"] = cleaned_caller(caller, digits_only=_dials_digits(technology))
+    return "".join(filling[part] if index % 2 else part for index, part in enumerate(parts))
+
+
+def _dials_digits(technology: str) -> bool:
+    return technology.upper() == "DAHDI"
 
 
 def is_safe_number(number: str, *, digits_only: bool = False) -> bool:

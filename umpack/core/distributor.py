@@ -8,9 +8,9 @@ happened is appended to one stream, read with `take_records`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
-from umpack.core.administration import Drain
 from umpack.core.calls import (
     Assignment,
     Attempt,
@@ -24,27 +24,23 @@ from umpack.core.calls import (
     Refusal,
 )
 from umpack.core.causes import Elsewhere, Outcome, Result, Verdict, name_of
-from umpack.core.channel import Channel, ChannelId
-from umpack.core.dial import cleaned_caller, is_safe_number, render
-from umpack.core.errors import OurFault
-from umpack.core.ledger import Lease, LeaseToken, Ledger
-from umpack.core.pack import Exclusion, Pack, PackId, carried_pointer
-from umpack.core.routes import Routes
+from umpack.core.channel import Channel
+from umpack.core.dial import is_safe_number, render
+from umpack.core.errors import LeaseError
+from umpack.core.ledger import Lease, LeaseToken
+from umpack.core.pack import Exclusion, Pack, PackId
+from umpack.core.roster import Roster
 from umpack.core.site import Site
-from umpack.core.trunk import Trunk, TrunkId
-
-REMOVED = "removed"
-"""Block source of channels that left the configuration while a call was on them."""
+from umpack.core.trunk import TrunkId
 
 _SHORTEST_ATTEMPT = 0.1
 """Seconds; with less of the setup budget left another attempt cannot succeed."""
 
+_CLEARED = Done(16)
+"""Q.850 16: normal call clearing."""
+
 _CHANNELS_PER_TRUNK = 3
 """Channels of one trunk a call may lose to glare before the trunk counts as tried."""
-
-
-class UnknownTarget(OurFault):
-    """A trunk or channel nobody has configured."""
 
 
 class Offer:
@@ -88,22 +84,15 @@ class Offer:
         return f"<call {self.call.id} to {self.call.called!r} on {where}>"
 
 
-class Distributor:
-    """Packs, ledger and routes of one site."""
+class Distributor(Roster[Offer]):
+    """The calls of one site, given channels of its roster."""
 
     def __init__(self, site: Site | None = None) -> None:
-        self.ledger: Ledger[Offer] = Ledger()
-        self.packs: dict[PackId, Pack] = {}
-        self.site = Site()
+        super().__init__()
         self.accepting = True
         """False while shutting down: running calls finish, new ones are refused."""
-        self._routes = Routes(())
-        self._chains: dict[PackId, tuple[PackId, ...]] = {}
-        self._drains: dict[str, Drain] = {}
         self._records: list[CallRecord] = []
         self.reload(site or Site())
-
-    # -- calls ------------------------------------------------------------------------------
 
     def offer(self, call: Call, now: float) -> Assignment | Refusal:
         """A call asks for a channel."""
@@ -133,15 +122,17 @@ class Distributor:
 
     def outcome(self, lease: Lease[Offer], outcome: Outcome, now: float) -> Decision:
         """An attempt has ended; its lease ends with it. `LeaseError` if it is not held."""
-        offer = self._release(lease.token).holder
+        if not self.ledger.holds(lease):
+            raise LeaseError(f"{lease!r} is not held")
+        offer = self.give_back(lease.token).holder
         verdict = self.site.causes.verdict(outcome)
         self._note(offer, lease, outcome, verdict, now)
         if outcome.result is Result.ANSWERED:
             self._end(offer, Ending.CONNECTED, 16, "connected", now)
-            return Done(16)
+            return _CLEARED
         if outcome.result is Result.HUNG_UP:
             self._end(offer, Ending.ABANDONED, 16, "the caller hung up before an answer", now)
-            return Done(16)
+            return _CLEARED
         elsewhere = verdict.elsewhere
         own_cause = outcome.cause or 31
         if elsewhere is Elsewhere.NO or (elsewhere is Elsewhere.ONCE and offer.once):
@@ -163,7 +154,7 @@ class Distributor:
 
     def release(self, token: LeaseToken, now: float, why: str = "connection ended") -> None:
         """The call's connection ended without an outcome. `LeaseError` if the lease is not held."""
-        lease = self._release(token)
+        lease = self.give_back(token)
         offer = lease.holder
         outcome = Outcome(Result.HUNG_UP, detail=why)
         self._note(offer, lease, outcome, self.site.causes.verdict(outcome), now)
@@ -188,9 +179,7 @@ class Distributor:
 
     def _assign(self, offer: Offer, now: float) -> Assignment | None:
         for pack_id in offer.chain:
-            pack = self.packs.get(pack_id)
-            if pack is None:
-                continue
+            pack = self.packs[pack_id]
             if offer.lettered:
                 position = pack.next_position_where(_takes_letters)
             else:
@@ -202,23 +191,23 @@ class Distributor:
         return None
 
     def _reassign(self, offer: Offer, now: float) -> Assignment | None:
-        """Another trunk first; then other channels of trunks that have lost single ones only."""
+        """Pack by pack: another trunk first, then trunks that have lost single channels only."""
         met = Counter(attempt.trunk for attempt in offer.attempts)
         tried = {attempt.channel for attempt in offer.attempts}
-        for most in (1, _CHANNELS_PER_TRUNK):
 
-            def accepts(channel: Channel, most: int = most) -> bool:
-                trunk = channel.trunk
-                return (
-                    met[trunk.id] < most
-                    and trunk.id not in offer.closed_trunks
-                    and channel.id not in tried
-                    and not (offer.lettered and trunk.dial.digits_only)
-                )
+        def accepts(channel: Channel, most: int) -> bool:
+            trunk = channel.trunk
+            return (
+                met[trunk.id] < most
+                and trunk.id not in offer.closed_trunks
+                and channel.id not in tried
+                and not (offer.lettered and trunk.dial.digits_only)
+            )
 
-            for pack_id in offer.chain:
-                if pack := self.packs.get(pack_id):
-                    position = pack.next_position_where(accepts)
+        for pack_id in offer.chain:
+            if pack := self.packs.get(pack_id):
+                for most in (1, _CHANNELS_PER_TRUNK):
+                    position = pack.next_position_where(partial(accepts, most=most))
                     if position >= 0:
                         return self._lease(offer, pack, position, now)
         return None
@@ -228,35 +217,20 @@ class Distributor:
         channel, call = lease.channel, offer.call
         offer.lease = lease
         offer.exclusions = pack.exclusions
-        caller = call.caller
-        if "caller" in channel.dial_parts[1::2]:
-            caller = cleaned_caller(caller, digits_only=channel.trunk.dial.digits_only)
-        dial = render(channel.dial_parts, call.called, caller)
+        dial = render(channel.dial_parts, call.called, call.caller)
         timeout = min(pack.plan.answer_within, offer.deadline - now)
         return Assignment(lease, channel.id, dial, timeout, len(offer.attempts) + 1)
-
-    def _release(self, token: LeaseToken) -> Lease[Offer]:
-        lease = self.ledger.release(token)
-        if REMOVED in lease.channel.blocks:
-            del self.ledger.channels[lease.channel.id]
-        return lease
 
     def _refusal_cause(self, offer: Offer) -> int:
         pack = self.packs.get(offer.chain[0])
         return pack.plan.refusal_cause if pack else 34
 
     def _no_channel(self, offer: Offer, now: float) -> Refusal:
-        usable = [
-            channel
-            for id_ in offer.chain
-            if id_ in self.packs
-            for channel in self.packs[id_].channels
-            if not channel.blocks
-        ]
+        packs = [self.packs[id_] for id_ in offer.chain]
         why = "; ".join(f"{tried.pack} {tried.why}" for tried in offer.passed_packs)
-        if not usable:
+        if not any(pack.usable for pack in packs):
             reason = Reason.NO_USABLE_TRUNK
-        elif offer.lettered and not any(map(_takes_letters, usable)):
+        elif offer.lettered and not any(_may_take_letters(pack) for pack in packs):
             reason, why = Reason.INVALID_NUMBER, f"no board can dial {offer.call.called!r}"
         else:
             reason = Reason.FULL
@@ -310,122 +284,13 @@ class Distributor:
         )
         self._records.append(record)
 
-    # -- the site ---------------------------------------------------------------------------
-
-    def reload(self, site: Site) -> None:
-        """Take on a new site under running calls.
-
-        Ids carry over: a channel that stays keeps its lease, blocks and place in turn. One that
-        has gone while a call is on it drains, and leaves with its last call.
-        """
-        channels: dict[ChannelId, Channel] = {}
-        fixed: list[tuple[Channel, Trunk, int, tuple[str, ...]]] = []
-        for trunk in site.trunks.values():
-            for slot in trunk.slots:
-                id_, number, parts = trunk.channel_id(slot), trunk.number(slot), _parts(trunk, slot)
-                channel = self.ledger.channels.get(id_) or Channel(id_, trunk, slot, number, parts)
-                channels[id_] = channel
-                fixed.append((channel, trunk, number, parts))
-        removed = [
-            channel
-            for id_, channel in self.ledger.channels.items()
-            if id_ not in channels and channel.lease is not None
-        ]
-        packs: dict[PackId, Pack] = {}
-        for plan in site.packs.values():
-            pack = packs[plan.id] = Pack(plan, [channels[id_] for id_ in plan.channels])
-            if before := self.packs.get(plan.id):
-                old = [channel.id for channel in before.channels]
-                pack.point_at(carried_pointer(before.pointer, old, set(plan.channels)))
-        routes = Routes(site.routes)
-        chains = {id_: site.chain(id_) for id_ in packs}
-
-        # All is prepared; from here on nothing can fail, so no half of a site is ever live.
-        self.site, self.packs, self._routes, self._chains = site, packs, routes, chains
-        for channel, trunk, number, parts in fixed:
-            channel.trunk, channel.number, channel.dial_parts = trunk, number, parts
-        self.ledger.channels = channels | {channel.id: channel for channel in removed}
-        self.ledger.seat(packs.values())
-        for channel in removed:
-            self.ledger.block(channel, REMOVED, "removed from the configuration")
-        for channel in channels.values():
-            self.ledger.unblock(channel, REMOVED)
-        for drain in self._drains.values():
-            self._apply(drain)
-
-    # -- administration ---------------------------------------------------------------------
-
-    def drain(self, drain: Drain) -> None:
-        """Take a trunk or channel out of service; its running calls finish.
-
-        `UnknownTarget` if there is none of that id. A later drain of the same target replaces it.
-        """
-        if not self._members(drain.target):
-            raise UnknownTarget(f"no trunk or channel {drain.target!r}")
-        self._drains[drain.target] = drain
-        self._apply(drain)
-
-    def enable(self, target: str) -> bool:
-        """Put back what `drain` took out; answers whether it was out."""
-        drain = self._drains.pop(target, None)
-        if drain is None:
-            if not self._members(target):
-                raise UnknownTarget(f"no trunk or channel {target!r}")
-            return False
-        for channel in self._members(target):
-            self.ledger.unblock(channel, drain.source)
-        return True
-
-    def expire_drains(self, now: float) -> tuple[Drain, ...]:
-        """Put back what was drained until now; answers those."""
-        over = tuple(d for d in self._drains.values() if d.until is not None and d.until <= now)
-        for drain in over:
-            self.enable(drain.target)
-        return over
-
-    @property
-    def drains(self) -> tuple[Drain, ...]:
-        """Everything people have taken out."""
-        return tuple(self._drains.values())
-
-    def restore(
-        self, drains: Iterable[Drain], pointers: Iterable[tuple[PackId, ChannelId]]
-    ) -> None:
-        """Take over what an earlier run had saved. What no longer exists waits for its return."""
-        for drain in drains:
-            self._drains[drain.target] = drain
-            self._apply(drain)
-        for pack_id, channel in pointers:
-            if pack := self.packs.get(pack_id):
-                pack.point_at(channel)
-
-    @property
-    def pointers(self) -> dict[PackId, ChannelId]:
-        """Where every pack stands, for saving."""
-        return {id_: pack.pointer for id_, pack in self.packs.items() if pack.pointer}
-
-    def _members(self, target: str) -> list[Channel]:
-        if channel := self.ledger.channels.get(ChannelId(target)):
-            return [channel]
-        return [c for c in self.ledger.channels.values() if c.trunk.id == target]
-
-    def _apply(self, drain: Drain) -> None:
-        for channel in self._members(drain.target):
-            self.ledger.block(channel, drain.source, drain.reason)
-
-
-def _parts(trunk: Trunk, slot: int) -> tuple[str, ...]:
-    return trunk.dial.parts(
-        channel=trunk.number(slot),
-        slot=slot,
-        span=trunk.span,
-        endpoint=trunk.endpoint,
-        trunk=trunk.id,
-    )
-
 
 def _takes_letters(channel: Channel) -> bool:
     return not channel.trunk.dial.digits_only
+
+
+def _may_take_letters(pack: Pack) -> bool:
+    return any(_takes_letters(channel) and not channel.blocks for channel in pack.channels)
 
 
 def _why_none(pack: Pack) -> str:

@@ -117,9 +117,9 @@ class Ledger(Generic[Holder]):
         for channel in self.channels.values():
             channel.seats = tuple(seats.get(channel.id, ()))
 
-    def holds(self, token: LeaseToken) -> bool:
-        """Whether a lease is held."""
-        return token in self._leases
+    def holds(self, lease: Lease[Holder]) -> bool:
+        """Whether this very lease is held."""
+        return self._leases.get(lease.token) is lease
 
     def __iter__(self) -> Iterator[Lease[Holder]]:
         return iter(tuple(self._leases.values()))

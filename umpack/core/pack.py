@@ -7,7 +7,7 @@ members have come or gone (see `carried_pointer`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain, zip_longest
@@ -85,20 +85,21 @@ def order_channels(
 
 
 def carried_pointer(
-    last: ChannelId | None, old: Sequence[ChannelId], new: Container[ChannelId]
+    last: ChannelId | None, old: Sequence[ChannelId], new: Sequence[ChannelId]
 ) -> ChannelId | None:
     """The pointer after a change of members, so that the channel next in turn stays next.
 
-    Where the pointer's own channel has gone, its nearest predecessor that is left takes over.
+    Where the pointer's own channel has gone, it moves to just before the nearest of its successors
+    that is left.
     """
     if last is None or last in new:
         return last
-    try:
-        index = old.index(last)
-    except ValueError:
+    if last not in old:
         return None
-    before = (*old[index + 1 :], *old[:index])
-    return next((channel for channel in reversed(before) if channel in new), None)
+    index = old.index(last)
+    left = set(new)
+    after = next((c for c in (*old[index + 1 :], *old[:index]) if c in left), None)
+    return None if after is None else new[new.index(after) - 1]
 
 
 class Pack:

@@ -89,7 +89,9 @@ class Pattern:
         prefix = first if same is None else first[:same]
         free = len(first) - len(prefix)
         # 9 and not 10: a block is more exact than as many X.
-        rank = (1,) * len(prefix) + (9,) * free
+        # The last number tells a smaller block from a larger one around it.
+        size = int(last) - int(first) + 1
+        rank = (1,) * len(prefix) + (9,) * free + ((size,) if free else ())
         regex = re.compile(re.escape(prefix) + f"[0-9]{{{free}}}")
         return cls(text, regex, rank, prefix, (first, last))
 
@@ -119,8 +121,8 @@ class Route:
         return not self.callers or any(pattern.matches(caller) for pattern in self.callers)
 
 
-_MEMORY = 4096
-"""Numbers remembered; bounded because called numbers come off the line."""
+_MEMORY, _LONGEST = 4096, 64
+"""Numbers remembered, and characters of one; bounded as called numbers come off the line."""
 
 
 class Routes:
@@ -144,7 +146,8 @@ class Routes:
             routes = tuple(self._matching(pbx, called))
             if len(self._remembered) >= _MEMORY:
                 self._remembered.clear()
-            self._remembered[pbx, called] = routes
+            if len(called) <= _LONGEST:
+                self._remembered[pbx, called] = routes
         for route in routes:
             if not route.callers or route.takes(caller):
                 return route
@@ -152,11 +155,11 @@ class Routes:
 
     def _matching(self, pbx: PbxId, called: str) -> Sequence[Route]:
         # By prefix, so that thousands of DDI routes cost a few dictionary look-ups.
-        found = [
+        # The longer literal prefix is the more exact one, and each list is in order already.
+        return [
             route
             for length in self._lengths
             if length <= len(called)
             for route in self._by_prefix.get(called[:length], ())
             if route.pbx in (None, pbx) and route.called.matches(called)
         ]
-        return sorted(found, key=lambda route: (route.called.rank, not route.callers))
