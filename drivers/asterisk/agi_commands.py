@@ -91,6 +91,7 @@ def exec_(application: str, options: str = "") -> AgiCommand:
     return command("EXEC", application, options)
 
 
+@lru_cache(maxsize=256)  # a few names with causes; values are ours
 def set_variable(name: str, value: str) -> AgiCommand:
     """Set one channel variable or function; the value is taken as it is, never expanded."""
     if not _NAME.fullmatch(name.removeprefix("_").removeprefix("_")):

@@ -30,6 +30,10 @@ _KEEPALIVE: Final = (
 )
 
 
+_SWEEP: Final = 0.1
+"""Seconds between looks at commands whose answer is due."""
+
+
 @dataclass(frozen=True, slots=True)
 class AgiServerLimits:
     """environment: seconds from connect to a whole one; backlog: connections not yet accepted.
@@ -83,6 +87,9 @@ class AgiServer:
         # In order of arrival and with the same limit, so the first one is due first: one timer.
         self._waiting: dict[AgiCall, float] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        # Commands with a limit; swept, for two timers a call cost more than the decision itself.
+        self._watched: set[AgiCall] = set()
+        self._watcher: asyncio.TimerHandle | None = None
         self._closing = False
         self._empty = asyncio.Event()
 
@@ -142,6 +149,8 @@ class AgiServer:
             await self._empty.wait()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         await self._listener.wait_closed()
         return len(cut)
 
@@ -167,6 +176,25 @@ class AgiServer:
         call.task = self.loop.create_task(self._run(call))
         self._running.add(call.task)
 
+    def watch(self, call: AgiCall, limit: float) -> None:
+        """Its present command must be answered within `limit` seconds (and a sweep)."""
+        call.due, call.limit = self.loop.time() + limit, limit
+        self._watched.add(call)
+        if self._watcher is None:
+            self._watcher = self.loop.call_later(_SWEEP, self._watch)
+
+    def _watch(self) -> None:
+        self._watcher = None
+        now = self.loop.time()
+        for call in list(self._watched):
+            if call.due is None:
+                self._watched.discard(call)
+            elif call.due <= now:
+                self._watched.discard(call)
+                call.lose(PeerTimeout, f"no answer within {call.limit:g} s")
+        if self._watched:
+            self._watcher = self.loop.call_later(_SWEEP, self._watch)
+
     def faulted(self, call: AgiCall, fault: PeerFault) -> None:
         """Its peer is at fault. A handler meets that at its command, else it is reported here."""
         self.stats.faults += 1
@@ -177,6 +205,7 @@ class AgiServer:
         """Its connection is gone."""
         self.stats.open -= 1
         self._waiting.pop(call, None)
+        self._watched.discard(call)
         self._connections.discard(call)
         if self._closing and not self._connections:
             self._empty.set()

@@ -9,6 +9,7 @@ a fault of our own), the lease it holds ends in `finally`.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 
 from drivers.asterisk.agi import AgiAnswer, AgiEnvironment
 from drivers.asterisk.agi_call import AgiCall
@@ -55,17 +56,17 @@ def call_of(environment: AgiEnvironment, pbx: PbxId, id_: CallId) -> Call:
 
     Raises `ProtocolFault` for an environment that is not whole.
     """
-    if missing := _ENVIRONMENT - environment.lines.keys():
-        raise ProtocolFault(f"environment without {min(missing)}")
-    known = environment.callerid != "unknown"
-    named = environment.calleridname != "unknown"
+    lines = environment.lines
+    if not lines.keys() >= _ENVIRONMENT:
+        raise ProtocolFault(f"environment without {min(_ENVIRONMENT - lines.keys())}")
+    caller, name = lines["agi_callerid"], lines["agi_calleridname"]
     return Call(
         id_,
         pbx,
-        environment.extension,
-        environment.callerid if known else "",
-        environment.calleridname if named else "",
-        environment.channel,
+        lines["agi_extension"],
+        "" if caller == "unknown" else caller,
+        "" if name == "unknown" else name,
+        lines["agi_channel"],
     )
 
 
@@ -87,20 +88,21 @@ class CallHandler:
     async def __call__(self, agi: AgiCall) -> None:
         """From the environment to the end of the call."""
         environment = agi.environment
+        uniqueid = environment.uniqueid
         call = call_of(environment, self._pbx, self._id(environment))
         distributor, now = self._distributor, self._now
         decision: Decision = distributor.offer(call, now())
         lease: Lease[Offer] | None = None
         try:
             while isinstance(decision, Assignment):
-                lease = self._dialling[environment.uniqueid] = decision.lease
+                lease = self._dialling[uniqueid] = decision.lease
                 outcome = await self._dial(agi, decision)
                 ended, lease = lease, None
                 decision = distributor.outcome(ended, outcome, now())
             if not agi.hung_up:
                 await self._hang_up(agi, decision)
         finally:
-            self._dialling.pop(environment.uniqueid, None)
+            self._dialling.pop(uniqueid, None)
             if lease is not None:
                 distributor.release(lease.token, now())
 
@@ -132,8 +134,9 @@ class CallHandler:
             detail = (await self._ask(agi, technology)).data
         return outcome_of(status, _number(cause), detail, had_leg=bool(leg))
 
-    async def _ask(self, agi: AgiCall, line: AgiCommand) -> AgiAnswer:
-        return await agi.command(line, limit=_ANSWER_LIMIT)
+    def _ask(self, agi: AgiCall, line: AgiCommand) -> Awaitable[AgiAnswer]:
+        # No coroutine: one frame less on the way of every answer.
+        return agi.command(line, limit=_ANSWER_LIMIT)
 
     async def _hang_up(self, agi: AgiCall, decision: Decision) -> None:
         cause = decision.cause if not isinstance(decision, Assignment) else 16
