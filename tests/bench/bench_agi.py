@@ -307,26 +307,38 @@ def _ratio(these: list[float], those: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(these, those, strict=True)), 3)
 
 
-def idle(loop: str, count: int, seconds: float) -> dict[str, Any]:
-    """Calls a second beside `count` connections that never finish their environment."""
+def idle(loop: str, count: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Decisions a second beside `count` connections that never finish their environment.
+
+    They come and go between the slices: with and without them, in turn.
+    """
     count = min(count, raise_file_limit() - 200)
-    server = Server("agi_server", loop)
+    server = Server("umpack", loop)
+    rates: tuple[list[float], list[float]] = [], []
     try:
         drive(server.port, CHANNELS, 0.2)
         _, before = server.used()
-        held = hold(server.port, count)
-        calls, took = drive(server.port, CHANNELS, seconds)
+        for _ in range(rounds):
+            rates[0].append(_rate(server.port, seconds))
+            held = hold(server.port, count)
+            rates[1].append(_rate(server.port, seconds))
+            for connection in held:
+                connection.close()
         _, after = server.used()
-        for connection in held:
-            connection.close()
         return {
             "loop": loop,
             "idle": count,
-            "calls_per_s": round(calls / took),
+            "calls_per_s": round(statistics.median(rates[1])),
+            "ratio": _ratio(rates[1], rates[0]),
             "kib_per_idle_connection": round((after - before) / count, 2),
         }
     finally:
         server.end()
+
+
+def _rate(port: int, seconds: float) -> float:
+    calls, took = drive(port, CHANNELS, seconds)
+    return calls / took
 
 
 def main() -> None:
@@ -346,7 +358,7 @@ def main() -> None:
         except ImportError:
             chosen.loop = "asyncio"
     if chosen.idle:
-        result = idle(chosen.loop, chosen.idle, chosen.seconds)
+        result = idle(chosen.loop, chosen.idle, chosen.rounds, chosen.seconds)
     else:
         result = compare(chosen.loop, chosen.rounds, chosen.seconds, chosen.concurrent)
     if chosen.json:
