@@ -48,6 +48,12 @@ class Driver(Protocol):
     async def start(self) -> None:
         """Take calls. Raises an `UmpackError` if it cannot listen."""
 
+    async def watch(self) -> None:
+        """Wait as long as the driver works beside its calls; returns when it is being closed.
+
+        Raises what a part of it failed with: its link is then no longer kept.
+        """
+
     async def close(self, grace: float) -> int:
         """Take no more calls and wait `grace` seconds for the running ones.
 

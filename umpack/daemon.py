@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from loguru import logger
@@ -21,151 +22,290 @@ from drivers.asterisk.ami import AmiAddress
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
 from drivers.base import LinkState
 from umpack import clock
+from umpack.changes import changes, left_for_restart
 from umpack.config import Configuration, load
 from umpack.core.administration import Drain
-from umpack.core.calls import CallId, CallRecord, Ending
-from umpack.core.channel import ChannelId
 from umpack.core.distributor import Distributor
-from umpack.core.errors import ConfigError, OurFault
-from umpack.core.pack import PackId
+from umpack.core.errors import OurFault
 from umpack.core.printable import printable
 from umpack.core.trunk import PbxId
-from umpack.journal import Journal
+from umpack.log import LogOutput
+from umpack.ownership import refuse_foreign_drivers
+from umpack.records import Records
 from umpack.systemd import Notifier
 from umpack.version import VERSION
 from umpack.web import views
-from umpack.web.api import ControlServer
-from umpack.web.metrics import Metrics
+from umpack.web.api import ControlServer, gently
 
 _PUMP = 0.1
 """Seconds between looks at what has ended; also how much of a pointer's way a crash may lose."""
 
+_FOREVER = 365 * 86400.0
+"""Seconds; for calls of a PBX that has left the configuration."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Daemon:
-    """One running umpack. `path` is read again at every reload; None forbids reloading."""
+    """One running umpack. `path` is read again at every reload; None forbids reloading.
+
+    `log` is the program's log, if it is the daemon's to change at a reload.
+    """
 
     def __init__(
-        self, configuration: Configuration, path: Path | None, *, notifier: Notifier | None = None
+        self,
+        configuration: Configuration,
+        path: Path | None,
+        *,
+        notifier: Notifier | None = None,
+        log: LogOutput | None = None,
     ) -> None:
         self.configuration = configuration
         self.distributor = Distributor(configuration.site)
+        self.node = configuration.node or socket.gethostname()
+        self._first = configuration
         self._path = path
         self._notifier = notifier or Notifier({})
-        self._metrics = Metrics(self.distributor)
-        self.node = configuration.node or socket.gethostname()
+        self._log = log
+        self._records = Records(self.distributor, self.node, configuration.journal)
+        self._control = ControlServer(self, configuration.control.socket)
         self._drivers: dict[PbxId, AsteriskDriver] = {}
-        self._started = self.now()
-        self._loaded = self._started
+        self._leaving: list[AsteriskDriver] = []
+        self._ports: dict[AsteriskDriver, int] = {}
+        """Where they listen or have listened; one that is closing no longer knows."""
+        self._started = self._loaded = clock.now()
         self._reload_error = ""
-        self._saved_pointers: dict[PackId, ChannelId] = {}
+        self._restart_needed: list[str] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._fault: OurFault | None = None
         self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
         self._reloading = asyncio.Lock()
 
-    def now(self) -> float:
-        """Epoch seconds that never step back."""
-        return clock.now()
+    def wall(self) -> float:
+        """Epoch seconds of the wall clock: drains end when a person's clock says so."""
+        return clock.wall()
 
     @property
     def agi_ports(self) -> dict[PbxId, int]:
         """Where FastAGI listens, by PBX; differs from the configuration if that says port 0."""
-        return {pbx: driver.agi_port for pbx, driver in self._drivers.items()}
+        return {pbx: self._ports[driver] for pbx, driver in self._drivers.items()}
 
     # -- life -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """From start to a stop that was asked for. Raises `OurFault` if it cannot start."""
-        async with self:
-            self._listen_to_signals()
-            await self._stopping.wait()
+        """From start to a stop that was asked for.
 
-    async def __aenter__(self) -> Daemon:
-        journal = self.configuration.journal
-        self._journal = await asyncio.to_thread(Journal, journal.path, self.node, keep=journal.keep)
-        for aside in self._journal.moved_aside:
-            logger.error("the journal was damaged: kept as {}, a new one begun", aside)
-        state = await asyncio.to_thread(self._journal.load_state)
-        self.distributor.restore(state.drains, state.pointers.items())
-        self._control = ControlServer(self, self.configuration.control.socket)
-        await self._control.start()
-        try:
-            for plan in plans(self.configuration):
-                await self._start_driver(plan)
-        except OurFault:
-            await self._close_drivers(0.0)
-            await self._control.close()
-            await asyncio.to_thread(self._journal.close)
-            raise
-        self._pump_task = asyncio.create_task(self._pump(), name="pump")
-        self._notifier.ready()
-        logger.info("umpack {} on {} is up: {!r}", VERSION, self.node, self)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Drain with a deadline: running calls may end, new ones are refused at once."""
-        deadline = self.configuration.drain_deadline
-        self._notifier.stopping(deadline)
-        self.distributor.accepting = False
-        calls = len(self.distributor.ledger)
-        logger.info("stopping: {} calls have {:g} s to end", calls, deadline)
-        left = await self._close_drivers(deadline)
-        self._pump_task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._pump_task
-        self._pump_once()
-        await self._control.close()
-        await asyncio.to_thread(self._journal.close)
-        logger.info("stopped; {} calls go on without umpack", left)
-
-    def stop(self) -> None:
-        """Ask `run` to end."""
-        self._stopping.set()
-
-    def _listen_to_signals(self) -> None:
+        Raises `OurFault` if it cannot start, or if a part without which it would be half dead has
+        ended by itself: a fresh start is then better than going on.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
+        try:
+            async with self:
+                await self._stopping.wait()
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+        if self._fault:
+            raise self._fault
 
-    def _reload_by_signal(self) -> None:
-        async def reload() -> None:
-            with contextlib.suppress(ConfigError, OurFault):  # logged where it happened
-                await self.reload()
+    async def __aenter__(self) -> Daemon:
+        await asyncio.to_thread(refuse_foreign_drivers)
+        async with self._reloading, contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._end_background)
+            undo.push_async_callback(self._control.close)
+            await self._control.claim()
+            await self._records.open()
+            undo.push_async_callback(self._records.close)
+            undo.push_async_callback(self._close_drivers)
+            for plan in plans(self.configuration):
+                await self._start_driver(plan)
+            await self._control.start()
+            undo.pop_all()
+        self._watch(self._pump(), "pump", vital=True)
+        self._notifier.ready()
+        logger.info("umpack {} on {} is up: {!r}", VERSION, self.node, self)
+        return self
 
-        self._reload_task = asyncio.create_task(reload(), name="reload")
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Drain with a deadline: running calls may end, new ones are left to the dialplan."""
+        self._stopping.set()
+        deadline = self.configuration.drain_deadline
+        self._notifier.stopping(deadline)
+        async with contextlib.AsyncExitStack() as last:
+            last.push_async_callback(self._records.close)
+            last.push_async_callback(self._control.close)
+            last.callback(self._pump_last)
+            last.push_async_callback(self._end_background)
+            async with self._reloading:
+                pass  # one that has begun comes to its end; no other will begin
+            logger.info("stopping: {} calls have {:g} s to end", self._calls(), deadline)
+            left = await self._drain_drivers(deadline)
+            logger.info("stopped; {} calls go on in the PBX without umpack", left)
 
-    async def _start_driver(self, plan: AsteriskPlan) -> None:
-        driver = AsteriskDriver(plan, self.distributor, self.now)
-        await driver.start()
+    def stop(self) -> None:
+        """Ask `run` to end; asked again, it ends without waiting for calls."""
+        if self._stopping.is_set():
+            self._hurrying.set()
+        self._stopping.set()
+
+    async def _start_driver(self, plan: AsteriskPlan) -> AsteriskDriver:
+        driver = AsteriskDriver(plan, self.distributor, clock.now)
+        try:
+            await driver.start()
+        except OurFault:
+            await driver.close(0.0)
+            raise
+        self._ports[driver] = driver.agi_port
         self._drivers[plan.pbx] = driver
+        self._watch(driver.watch(), f"pbx {plan.pbx}", vital=True)
+        return driver
 
-    async def _close_drivers(self, grace: float, only: Sequence[PbxId] | None = None) -> int:
-        closing = [self._drivers.pop(pbx) for pbx in (only or tuple(self._drivers))]
-        return sum(await asyncio.gather(*(driver.close(grace) for driver in closing)))
+    async def _close_drivers(self) -> int:
+        """At once. Answers how many calls were left."""
+        closing = [driver.close(0.0) for driver in (*self._drivers.values(), *self._leaving)]
+        left = sum(await asyncio.gather(*closing))
+        self._drivers.clear()
+        self._leaving.clear()
+        return left
+
+    async def _drain_drivers(self, grace: float) -> int:
+        drivers = (*self._drivers.values(), *self._leaving)
+        draining = asyncio.gather(*(driver.close(grace) for driver in drivers))
+        hurrying = asyncio.create_task(self._hurrying.wait())
+        await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        hurrying.cancel()
+        if draining.done():
+            return sum(draining.result())
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+        return await self._close_drivers()
+
+    async def _leave(self, driver: AsteriskDriver) -> None:
+        """Its PBX has left the configuration: its running calls finish, however long they take."""
+        await driver.close(_FOREVER)
+        self._leaving.remove(driver)
+        del self._ports[driver]
+        logger.info("pbx {}: the last call has ended", driver.pbx)
 
     # -- beside the calls -------------------------------------------------------------------
 
+    def _watch(self, work: Coroutine[Any, Any, None], name: str, *, vital: bool) -> None:
+        """Run beside the calls. Nothing that fails there fails silently; what is vital ends us."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._background.discard(task)
+            if task.cancelled() or (error := task.exception()) is None:
+                return
+            logger.opt(exception=error).critical("{} failed in umpack", name)
+            if vital and self._fault is None:
+                self._fault = OurFault(f"{name} failed in umpack: {type(error).__name__}: {error}")
+                self._fault.__cause__ = error
+                self._stopping.set()
+
+        task = asyncio.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(ended)
+
+    async def _end_background(self) -> None:
+        tasks = tuple(self._background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _pump(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         while True:
+            self._records.take()
+            if loop.time() >= due:
+                due = loop.time() + self._notifier.interval
+                self._notifier.alive(repr(self))
             await asyncio.sleep(_PUMP)
-            self._pump_once()
-            self._notifier.alive(repr(self))
 
-    def _pump_once(self) -> None:
-        for drain in self.distributor.expire_drains(self.now()):
-            logger.info("{} is back in service: {} has ended", drain.target, drain.reason)
-            self._save_state()
-        if records := self.distributor.take_records():
-            for record in records:
-                logger.info("{}", line_of(record))
-            self._journal.append(records)
-            self._metrics.count(records)
-        if self.distributor.pointers != self._saved_pointers:
-            self._save_state()
+    def _pump_last(self) -> None:
+        try:
+            self._records.take()
+        except OurFault as error:
+            logger.error("at the end: {}", error)
 
-    def _save_state(self) -> None:
-        pointers = self.distributor.pointers
-        self._saved_pointers = pointers
-        self._journal.save_state(pointers, self.distributor.drains)
+    def _calls(self) -> int:
+        return len(self.distributor.ledger)
+
+    # -- reload -----------------------------------------------------------------------------
+
+    def _reload_by_signal(self) -> None:
+        async def reload() -> None:
+            with contextlib.suppress(OurFault):  # logged, and kept for status
+                await self.reload()
+
+        self._watch(reload(), "reload", vital=False)
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again. A bad one changes nothing and is raised as it is."""
+        async with self._reloading:
+            if self._stopping.is_set():
+                raise OurFault("umpack is stopping: nothing was reloaded")
+            self._notifier.reloading()
+            try:
+                if self._path is None:
+                    raise OurFault("umpack runs on its built-in configuration: nothing to reload")
+                fresh = await asyncio.to_thread(load, self._path)
+                done = await self._take_on(fresh)
+            except OurFault as error:
+                self._reload_error = str(error)
+                logger.error("reload refused, nothing was changed:\n{}", error)
+                raise
+            finally:
+                self._notifier.ready()
+            self._reload_error = ""
+            self._loaded = clock.now()
+            for warning in fresh.warnings:
+                logger.warning("{}", warning)
+            logger.info("reloaded: {}", "; ".join(done) or "no changes")
+            return done
+
+    async def _take_on(self, fresh: Configuration) -> list[str]:
+        wanted = {plan.pbx: plan for plan in plans(fresh)}
+        added = [plan for pbx, plan in wanted.items() if pbx not in self._drivers]
+        gone = [pbx for pbx in self._drivers if pbx not in wanted]
+        done = changes(self.configuration, fresh)
+        async with contextlib.AsyncExitStack() as undo:
+            for plan in added:
+                driver = await self._start_driver(plan)
+                undo.push_async_callback(driver.close, 0.0)
+                undo.callback(self._drivers.pop, plan.pbx)
+            if self._log and fresh.log != self.configuration.log:
+                self._log.change(fresh.log)
+                done.append("log changed")
+            self.distributor.reload(fresh.site)
+            undo.pop_all()
+        self.configuration = fresh
+        for pbx in gone:
+            driver = self._drivers.pop(pbx)
+            self._leaving.append(driver)
+            self._watch(self._leave(driver), f"pbx {pbx}, which has left,", vital=False)
+        self._restart_needed = left_for_restart(self._first, fresh) + [
+            f"pbx {pbx}: its new addresses or secret need a restart"
+            for pbx, plan in wanted.items()
+            if self._drivers[pbx].plan != plan
+        ]
+        if self._log is None and fresh.log != self._first.log:
+            self._restart_needed.append("log: its change needs a restart")
+        return [
+            *done,
+            *(f"pbx {plan.pbx} added" for plan in added),
+            *(f"pbx {pbx} removed" for pbx in gone),
+            *self._restart_needed,
+        ]
 
     # -- what the API asks ------------------------------------------------------------------
 
@@ -175,156 +315,69 @@ class Daemon:
             "node": self.node,
             "version": VERSION,
             "since": self._started,
-            "now": self.now(),
-            "accepting": self.distributor.accepting,
+            "now": clock.now(),
+            "accepting": not self._stopping.is_set(),
             "configuration": {
                 "file": str(self._path) if self._path else None,
                 "loaded": self._loaded,
                 "error": self._reload_error or None,
+                "restart_needed": self._restart_needed,
             },
             "pbxs": [
                 {
                     "id": driver.pbx,
-                    "agi": f"{driver.plan.agi_host}:{driver.agi_port}",
+                    "agi": f"{driver.plan.agi_host}:{self._ports[driver]}",
                     "link": driver.link.state.value,
                     "since": driver.link.since,
                     "detail": driver.link.detail,
+                    "leaving": driver in self._leaving,
                 }
-                for driver in self._drivers.values()
+                for driver in (*self._drivers.values(), *self._leaving)
             ],
-            "journal": {
-                "fault": str(self._journal.fault) if self._journal.fault else None,
-                "dropped": self._journal.dropped,
-            },
+            "journal": self._records.status(),
+            "log": {"dropped": self._log.dropped if self._log else 0},
         }
-
-    async def reload(self) -> list[str]:
-        """Read the configuration again. A bad one changes nothing and is raised as it is."""
-        async with self._reloading:
-            self._notifier.reloading()
-            try:
-                if self._path is None:
-                    raise OurFault("umpack runs on its built-in configuration: nothing to reload")
-                fresh = await asyncio.to_thread(load, self._path)
-                changes = await self._take_on(fresh)
-            except OurFault as error:
-                self._reload_error = str(error)
-                logger.error("reload refused, nothing was changed:\n{}", error)
-                raise
-            finally:
-                self._notifier.ready()
-            self._reload_error = ""
-            self._loaded = self.now()
-            logger.info("reloaded: {}", "; ".join(changes) or "no changes")
-            return changes
-
-    async def _take_on(self, fresh: Configuration) -> list[str]:
-        before = self.configuration
-        old = {plan.pbx: plan for plan in plans(before)}
-        new = {plan.pbx: plan for plan in plans(fresh)}
-        added = [plan for pbx, plan in new.items() if pbx not in old]
-        try:
-            for plan in added:
-                await self._start_driver(plan)
-        except OurFault:
-            await self._close_drivers(0.0, [p.pbx for p in added if p.pbx in self._drivers])
-            raise
-        changes = _changes(before, fresh)
-        changes += [
-            f"pbx {pbx}: new addresses need a restart"
-            for pbx, plan in new.items()
-            if pbx in old and old[pbx] != plan
-        ]
-        self.distributor.reload(fresh.site)
-        self.configuration = fresh
-        if gone := [pbx for pbx in self._drivers if pbx not in new]:
-            changes += [f"pbx {pbx} removed" for pbx in gone]
-            await self._close_drivers(0.0, gone)
-        return changes
 
     async def drain(self, drain: Drain) -> None:
         """Take something out of service; on disk before it is confirmed."""
         self.distributor.drain(drain)
-        self._save_state()
-        await asyncio.to_thread(self._journal.flush)
         logger.info("{} {}", drain.target, printable(drain.reason, 200))
+        await self._records.save_now(f"{drain.target} takes no more calls")
 
     async def enable(self, target: str) -> bool:
         """Put it back; on disk before it is confirmed."""
         was_out = self.distributor.enable(target)
-        self._save_state()
-        await asyncio.to_thread(self._journal.flush)
         logger.info("{} enabled", target)
+        await self._records.save_now(f"{target} is in service")
         return was_out
 
     async def ended_calls(self, limit: int, **filters: str) -> list[views.View]:
-        """From the journal, newest first."""
-        ending, channel = filters.get("ending"), filters.get("channel")
-        found = await asyncio.to_thread(
-            self._journal.calls,
-            limit,
-            called=filters.get("called"),
-            caller=filters.get("caller"),
-            ending=Ending(ending) if ending else None,
-            channel=ChannelId(channel) if channel else None,
-        )
-        return [views.record(record) for record in found]
+        """From the journal, newest first; those that ended just now are among them."""
+        found = await self._records.ended_calls(limit, **filters)
+        return await gently(map(views.record, found))
 
     async def ended_call(self, id_: str) -> views.View | None:
-        """From the journal; calls that ended just now are written first."""
-        await asyncio.to_thread(self._journal.flush)
-        found = await asyncio.to_thread(self._journal.call, CallId(id_))
+        """From the journal."""
+        found = await self._records.ended_call(id_)
         return views.record(found) if found else None
 
-    def metrics(self) -> str:
+    async def metrics(self) -> str:
         """Prometheus text."""
-        return self._metrics.text()
+        packs = await gently(views.packs(self.distributor))
+        trunks = await gently(views.trunks(self.distributor))
+        return await asyncio.to_thread(self._records.metrics.text, packs, trunks, self.status())
 
     def __repr__(self) -> str:
         channels = self.distributor.ledger.channels
         up = sum(driver.link.state is LinkState.UP for driver in self._drivers.values())
         return (
-            f"{len(self.distributor.ledger)}/{len(channels)} channels, "
+            f"{self._calls()}/{len(channels)} channels, "
             f"{len(self.distributor.packs)} packs, {up}/{len(self._drivers)} PBX links"
         )
 
 
-def plans(configuration: Configuration) -> list[AsteriskPlan]:
+def plans(configuration: Configuration) -> Iterator[AsteriskPlan]:
     """What the drivers need of a configuration."""
-    return [
-        AsteriskPlan(
-            pbx.id,
-            pbx.listen.host,
-            pbx.listen.port,
-            AmiAddress(pbx.host, pbx.port, pbx.user, pbx.secret.get_secret_value()),
-        )
-        for pbx in configuration.pbxs.values()
-    ]
-
-
-def line_of(record: CallRecord) -> str:
-    """One call in one log line; whatever came off the line is escaped."""
-    call = record.call
-    served = f" on {record.channel}" if record.channel else ""
-    tries = f" after {len(record.attempts)} attempts" if len(record.attempts) > 1 else ""
-    return (
-        f"call {printable(call.id)} {printable(call.caller) or 'anonymous'} → "
-        f"{printable(call.called)}: {record.ending.value}{served}{tries}, "
-        f"cause {record.cause}, {record.ended - record.offered:.1f} s: {printable(record.why, 200)}"
-    )
-
-
-def _changes(before: Configuration, after: Configuration) -> list[str]:
-    changes = [
-        *_changed("trunk", before.site.trunks, after.site.trunks),
-        *_changed("pack", before.site.packs, after.site.packs),
-    ]
-    if before.site.routes != after.site.routes:
-        changes.append("routes changed")
-    return changes
-
-
-def _changed(kind: str, old: Mapping[Any, object], new: Mapping[Any, object]) -> Iterator[str]:
-    yield from (f"{kind} {id_} added" for id_ in new if id_ not in old)
-    yield from (f"{kind} {id_} removed" for id_ in old if id_ not in new)
-    yield from (f"{kind} {id_} changed" for id_ in new if id_ in old and old[id_] != new[id_])
+    for pbx in configuration.pbxs.values():
+        ami = AmiAddress(pbx.host, pbx.port, pbx.user, pbx.secret.get_secret_value())
+        yield AsteriskPlan(pbx.id, pbx.listen.host, pbx.listen.port, ami)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 
 from umpack import clock
+from umpack.core.printable import printable
 
 
 class Notifier:
@@ -16,8 +17,10 @@ class Notifier:
         name = environment.get("NOTIFY_SOCKET", "")
         # A leading @ stands for the NUL of Linux's abstract namespace.
         self._address = "\0" + name[1:] if name.startswith("@") else name
-        self.watchdog_interval = _seconds(environment.get("WATCHDOG_USEC", "")) / 2
-        """How often `alive` is due in seconds; 0 if nobody watches."""
+        watched = environment.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
+        limit = _seconds(environment.get("WATCHDOG_USEC", "")) if watched else 0.0
+        self.interval = min(1.0, limit / 2) if limit else 1.0
+        """How often `alive` is due, in seconds; sd_watchdog_enabled(3) asks for half the limit."""
 
     def ready(self) -> None:
         """Start-up, or a reload, has succeeded."""
@@ -33,18 +36,18 @@ class Notifier:
 
     def alive(self, status: str) -> None:
         """The main loop has just proved that it works."""
-        self._send(f"WATCHDOG=1\nSTATUS={status}")
+        self._send(f"WATCHDOG=1\nSTATUS={printable(status, 200)}")
 
     def _send(self, message: str) -> None:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             try:
-                sock.sendto(message.encode(), self._address)
+                sock.sendto(message.encode("utf-8", "replace"), self._address)
             except OSError:
                 # systemd restarting its own end; the next message will reach it.
                 return
 
 
 def _seconds(microseconds: str) -> float:
-    return int(microseconds) / 1e6 if microseconds.isdigit() else 0.0
+    return int(microseconds) / 1e6 if microseconds.isascii() and microseconds.isdigit() else 0.0

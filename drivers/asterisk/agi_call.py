@@ -154,8 +154,8 @@ class AgiCall(asyncio.BufferedProtocol):
         """Acknowledge what was received at once, for there is nothing to send it along with.
 
         Asterisk writes HANGUP between two answers, and its end of the connection has Nagle's
-        algorithm on: the answer behind HANGUP is not sent before this, and a delayed acknowledgement
-        (RFC 1122, 4.2.3.2) held the channel of every answered call 40 ms longer.
+        algorithm on: the answer behind HANGUP is not sent before this, and a delayed
+        acknowledgement (RFC 1122, 4.2.3.2) held the channel of every answered call 40 ms longer.
         """
         transport = self._transport.get_extra_info("socket")
         if transport.family not in (socket.AF_INET, socket.AF_INET6):

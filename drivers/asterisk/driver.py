@@ -7,7 +7,6 @@ nothing in the ledger waits for it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 
 from loguru import logger
@@ -47,6 +46,7 @@ class AsteriskDriver:
         self._ami = AmiLink(plan.ami, events=WANTED_EVENTS) if plan.ami else None
         self._tasks: list[asyncio.Task[None]] = []
         self._link = Link(LinkState.CONNECTING, clock())
+        self._closing = False
 
     @property
     def pbx(self) -> PbxId:
@@ -79,15 +79,26 @@ class AsteriskDriver:
                 asyncio.create_task(self._listen(self._ami), name=f"ami events {self.pbx}"),
             ]
 
+    async def watch(self) -> None:
+        """See `Driver.watch`."""
+        if not self._tasks:
+            return
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if not self._closing:
+                await task
+                raise OurFault(f"{task.get_name()} has ended by itself")
+
     async def close(self, grace: float) -> int:
         """See `Driver.close`."""
+        self._closing = True
         left = await self._server.close(grace) if self._server else 0
         for task in self._tasks[:1]:
             task.cancel()
         for task in self._tasks:
             # The events end by themselves when the link has: both are awaited, none is cut.
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            # What they failed with, `watch` has told.
+            await asyncio.wait([task])
         return left
 
     async def _listen(self, ami: AmiLink) -> None:
@@ -111,6 +122,8 @@ class AsteriskDriver:
 
     def _set_link(self, state: LinkState, detail: str) -> None:
         self._link = Link(state, self._clock(), detail)
+        if self._closing:
+            return  # no news
         level = "INFO" if state is LinkState.UP else "WARNING"
         logger.log(level, "pbx {}: link {} ({})", self.pbx, state.value, printable(detail, 200))
 

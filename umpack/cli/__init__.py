@@ -9,14 +9,17 @@ tables.py   how all of them print
 
 from __future__ import annotations
 
+import io
 import sys
 
-import click
 import typer
 
 from umpack.cli import files, operate, planning, running
-from umpack.core.errors import UmpackError
+from umpack.core.errors import ConfigError, UmpackError
+from umpack.core.printable import printable
 from umpack.version import VERSION
+
+_LONGEST_LINE = 1000
 
 app = typer.Typer(
     name="umpack",
@@ -46,16 +49,18 @@ def _root(
 
 
 def main() -> None:
-    """Entry point; errors of ours are one clear text on stderr and exit status 1."""
+    """Entry point; errors of ours are one clear text on stderr and exit status 1.
+
+    Wrong usage is exit status 2, as everywhere; Ctrl-C is 130.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A locale without arrows is no reason to fail after the work was done.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.exit(130)
+        app(prog_name="umpack")
     except UmpackError as error:
-        print(f"umpack: {error}", file=sys.stderr)
+        lines = str(error).splitlines() or [type(error).__name__]
+        text = "\n".join(printable(line, _LONGEST_LINE) for line in lines)
+        print(text if isinstance(error, ConfigError) else f"umpack: {text}", file=sys.stderr)
         sys.exit(1)

@@ -10,6 +10,7 @@ import typer
 
 from umpack.config import ConfigProblems, describe, load, schema
 from umpack.core.errors import OurFault
+from umpack.core.printable import printable
 from umpack.core.trunk import PbxId
 from umpack.dialplan import dialplan
 
@@ -49,19 +50,24 @@ def check(
             }
             for problem in problems
         ]
-        typer.echo(json.dumps({"ok": not found, "problems": rows}, indent=2))
+        answer: dict[str, object] = {"ok": not found, "problems": rows}
+        if show and not found:
+            answer["configuration"] = json.loads(describe(configuration))
+        typer.echo(json.dumps(answer, indent=2))
     else:
         for problem in problems:
             typer.echo(str(problem), err=not found)
     if found:
         raise typer.Exit(1)
+    if as_json:
+        return
     if show:
         typer.echo(describe(configuration))
-    elif not as_json:
+    else:
         site = configuration.site
         channels = sum(len(trunk.slots) for trunk in site.trunks.values())
         typer.echo(
-            f"{file}: ok ({len(site.trunks)} trunks with {channels} channels, "
+            f"{printable(str(file), 400)}: ok ({len(site.trunks)} trunks with {channels} channels, "
             f"{len(site.packs)} packs, {len(site.routes)} routes)"
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from umpack import clock
 from umpack.cli import tables
 from umpack.cli.options import ConfigOption, JsonOption, SocketOption, client
 from umpack.core.errors import OurFault
+from umpack.core.printable import printable
 
 TargetArgument = Annotated[str, typer.Argument(help="A trunk (um1) or a channel (line1:17).")]
 
@@ -41,6 +43,7 @@ def status(
     if channels or as_json:
         answer["channel_list"] = daemon.get("/v1/channels")
     if as_json:
+        answer["call_list"] = daemon.get("/v1/calls", state="living")
         tables.print_json(answer)
         return
     tables.status(answer)
@@ -48,7 +51,9 @@ def status(
 
 def calls(
     ended: Annotated[bool, typer.Option("--ended", help="Calls that have ended.")] = False,
-    limit: Annotated[int, typer.Option(help="How many ended calls, newest first.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many ended calls, newest first.")
+    ] = 20,
     called: Annotated[str | None, typer.Option(help="Ended calls to this number.")] = None,
     caller: Annotated[str | None, typer.Option(help="Ended calls from this number.")] = None,
     ending: Annotated[
@@ -102,7 +107,11 @@ def explain(
 def reload(
     as_json: JsonOption = False, socket: SocketOption = None, config: ConfigOption = None
 ) -> None:
-    """Have the daemon read its configuration again; a bad one changes nothing and says why."""
+    """Have the daemon read its configuration again; a bad one changes nothing and says why.
+
+    \b
+    umpack check /etc/umpack/umpack.yaml && umpack reload
+    """
     answer = client(socket, config).post("/v1/reload")
     if as_json:
         tables.print_json(answer)
@@ -128,15 +137,15 @@ def drain(
     umpack drain line1 --until 2h --why "board swap"
     umpack drain line1:17
     """
-    body: dict[str, object] = {"target": target, "why": why, "by": by or getpass.getuser()}
+    body: dict[str, object] = {"target": target, "why": why, "by": by or _login()}
     if until is not None:
-        body |= {"until": moment(until, clock.wall())}
+        body["until"] = moment(until, clock.wall())
     answer = client(socket, config).post("/v1/drain", body)
     if as_json:
         tables.print_json(answer)
     else:
         end = f" until {tables.time_of(answer['until'])}" if answer["until"] else ""
-        typer.echo(f"{target} takes no more calls{end}")
+        typer.echo(f"{printable(target)} takes no more calls{end}")
 
 
 def enable(
@@ -145,12 +154,18 @@ def enable(
     socket: SocketOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Put back what `drain` took out of service."""
+    """Put back what `drain` took out of service.
+
+    \b
+    umpack enable line1
+    """
     answer = client(socket, config).post("/v1/enable", {"target": target})
     if as_json:
         tables.print_json(answer)
     else:
-        typer.echo(f"{target} is in service" + ("" if answer["was_out"] else " (it was)"))
+        typer.echo(
+            f"{printable(target)} " + ("is back" if answer["was_out"] else "was not drained")
+        )
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -158,17 +173,29 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def moment(text: str, now: float) -> float:
     """A moment to come, as epoch seconds, from `90m`, `18:30` (local) or an ISO date and time."""
-    if span := re.fullmatch(r"(\d+)([smhd])", text):
+    if span := re.fullmatch(r"([0-9]{1,9})([smhd])", text):
         return now + int(span[1]) * _UNITS[span[2]]
-    today = datetime.fromtimestamp(now).astimezone()
     try:
-        if re.fullmatch(r"\d{1,2}:\d{2}", text):
+        today = datetime.fromtimestamp(now).astimezone()
+        if re.fullmatch(r"[0-9]{1,2}:[0-9]{2}", text):
             hour, minute = (int(part) for part in text.split(":"))
-            found = today.replace(hour=hour, minute=minute, second=0, microsecond=0).timestamp()
-            return found if found > now else found + 86400
-        found = datetime.fromisoformat(text).astimezone().timestamp()
-    except ValueError:
+            # Naive, so that the offset is that of the day found and not of today.
+            found = today.replace(
+                hour=hour, minute=minute, second=0, microsecond=0, tzinfo=None, fold=0
+            )
+            if found.timestamp() <= now:
+                found += timedelta(days=1)
+            return found.timestamp()
+        end = datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
         raise OurFault(f"{text!r} is no time: write 30m, 2h, 18:30 or 2026-12-24T18:00") from None
-    if found <= now:
+    if end <= now:
         raise OurFault(f"{text!r} has passed")
-    return found
+    return end
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as in containers
+        return f"uid {os.getuid()}"

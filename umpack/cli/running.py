@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from loguru import logger
 
 from umpack.cli.options import DEFAULT_CONFIG, ConfigOption
 from umpack.config import Configuration, load
-from umpack.log import start_logging
+from umpack.log import LogOutput
+from umpack.ownership import refuse_foreign_drivers
+from umpack.systemd import Notifier
 
 DEMO_CONFIG = Path(__file__).parent.parent / "demo.yaml"
 
@@ -37,19 +41,21 @@ def run(
     """
     file = config or (DEMO_CONFIG if simulate else DEFAULT_CONFIG)
     configuration = load(file)
-    start_logging(configuration.log)
-    for warning in configuration.warnings:
-        typer.echo(str(warning), err=True)
-    run_loop(lambda: _run(configuration, file, simulate=simulate))
+    refuse_foreign_drivers()  # before anything of that package is run
+    log = LogOutput(configuration.log)
+    try:
+        for warning in configuration.warnings:
+            logger.warning("{}", warning)
+        run_loop(lambda: _run(configuration, file, log, simulate=simulate))
+    finally:
+        log.close()
 
 
-async def _run(configuration: Configuration, file: Path, *, simulate: bool) -> None:
-    from os import environ
-
+async def _run(configuration: Configuration, file: Path, log: LogOutput, *, simulate: bool) -> None:
+    # Here and not above: no other command has to load drivers and simulators.
     from umpack.daemon import Daemon
-    from umpack.systemd import Notifier
 
-    daemon = Daemon(configuration, file, notifier=Notifier(environ))
+    daemon = Daemon(configuration, file, notifier=Notifier(os.environ), log=log)
     if not simulate:
         await daemon.run()
         return
@@ -79,9 +85,10 @@ def demo(
 
 def run_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a program on uvloop where it is installed (extra `fast`), else on asyncio's own loop."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None
     try:
-        from uvloop import new_event_loop
+        from uvloop import new_event_loop as factory
     except ImportError:
-        new_event_loop = None
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())

@@ -12,27 +12,41 @@
 | `POST /v1/enable` | `{"target"}` |
 | `GET /metrics` | Prometheus text |
 
-Errors are `{"error": "..."}` with 4xx. Whoever may open the socket may do everything; the socket's
-mode (0660) and group are the authorisation.
+Errors are `{"error": "..."}` with 4xx, and 500 for a fault of umpack's own. Whoever may open the
+socket may do everything; its mode (0660) and group are the authorisation.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import json
+import math
 import os
-from collections.abc import Awaitable, Callable
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
+from loguru import logger
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from umpack.core.administration import Drain
 from umpack.core.calls import Ending
-from umpack.core.distributor import Distributor, UnknownTarget
+from umpack.core.distributor import Distributor
 from umpack.core.errors import ConfigError, OurFault
+from umpack.core.roster import UnknownTarget
 from umpack.web import views
 
 MOST_CALLS = 1000
+_SLICE = 100
+"""Rows made at a time before calls get their turn: under 1 ms."""
+_LONGEST_WORDS = 200
+_LONGEST_DRAIN = 36525 * 86400.0
 
 
 class Service(Protocol):
@@ -60,11 +74,11 @@ class Service(Protocol):
     async def ended_call(self, id_: str) -> views.View | None:
         """One call from the journal."""
 
-    def metrics(self) -> str:
+    async def metrics(self) -> str:
         """Prometheus text format."""
 
-    def now(self) -> float:
-        """Epoch seconds."""
+    def wall(self) -> float:
+        """Epoch seconds, as people read them off a clock."""
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -76,54 +90,92 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return web.json_response({"error": error.text or error.reason}, status=error.status)
+        text = error.text or error.reason
+        return web.json_response({"error": text}, status=error.status, headers=_allow(error))
     except UnknownTarget as error:
         return web.json_response({"error": str(error)}, status=404)
     except ConfigError as error:
         return web.json_response({"error": str(error)}, status=422)
     except OurFault as error:
         return web.json_response({"error": str(error)}, status=409)
+    except ConnectionError:
+        raise  # the asker has gone away
+    except Exception as error:
+        logger.exception("{} {} failed in umpack", request.method, request.path)
+        why = f"failed in umpack, see its log: {type(error).__name__}"
+        return web.json_response({"error": why}, status=500)
+
+
+def _allow(error: web.HTTPException) -> dict[str, str]:
+    # RFC 9110 15.5.6: a 405 names what is allowed.
+    return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+
+
+async def gently(rows: Iterator[views.View]) -> list[views.View]:
+    """All rows, with a turn for the calls after every few of them."""
+    found: list[views.View] = []
+    while some := list(islice(rows, _SLICE)):
+        found += some
+        await asyncio.sleep(0)
+    return found
+
+
+async def _listed(request: web.Request, rows: Iterator[views.View]) -> web.StreamResponse:
+    """A JSON list, made and sent piece by piece."""
+    response = web.StreamResponse()
+    response.content_type = "application/json"
+    await response.prepare(request)
+    before = b"["
+    while some := list(islice(rows, _SLICE)):
+        await response.write(before + json.dumps(some)[1:-1].encode("ascii"))
+        before = b", "
+        await asyncio.sleep(0)
+    await response.write(b"[]" if before == b"[" else b"]")
+    await response.write_eof()
+    return response
 
 
 async def _status(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     distributor = service.distributor
-    return web.json_response(
-        service.status()
-        | {
-            "packs": views.packs(distributor),
-            "trunks": views.trunks(distributor),
-            "calls": len(distributor.ledger),
-        }
-    )
+    packs = []
+    for pack in views.packs(distributor):
+        packs.append(pack)
+        await asyncio.sleep(0)
+    trunks = await gently(views.trunks(distributor))
+    answer = {"packs": packs, "trunks": trunks, "calls": len(distributor.ledger)}
+    return web.json_response(service.status() | answer)
 
 
-async def _channels(request: web.Request) -> web.Response:
-    return web.json_response(views.channels(request.app[SERVICE].distributor))
+async def _channels(request: web.Request) -> web.StreamResponse:
+    return await _listed(request, views.channels(request.app[SERVICE].distributor))
 
 
-async def _calls(request: web.Request) -> web.Response:
+async def _calls(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     query = dict(request.query)
-    if query.pop("state", None) == "living":
-        return web.json_response(views.living_calls(service.distributor))
-    try:
-        limit = min(MOST_CALLS, int(query.pop("limit", "50")))
-    except ValueError:
-        raise web.HTTPBadRequest(text="limit is a number") from None
-    if unknown := set(query) - {"called", "caller", "ending", "channel"}:
-        raise web.HTTPBadRequest(text=f"unknown filter {sorted(unknown)[0]!r}")
+    if (state := query.pop("state", "ended")) not in ("living", "ended"):
+        raise web.HTTPBadRequest(text=f"unknown state {state!r}; there are: living, ended")
+    if unknown := set(query) - {"limit", "called", "caller", "ending", "channel"}:
+        raise web.HTTPBadRequest(text=f"unknown filter {min(unknown)!r}")
+    if state == "living":
+        if query:
+            raise web.HTTPBadRequest(text=f"{min(query)!r} is for calls that have ended")
+        return await _listed(request, views.living_calls(service.distributor))
+    limit = query.pop("limit", "50")
+    if not (limit.isascii() and limit.isdigit() and 0 < len(limit) < 10 and int(limit) > 0):
+        raise web.HTTPBadRequest(text="limit is a number from 1 on")
     if (ending := query.get("ending")) not in (None, *(known.value for known in Ending)):
         known = ", ".join(known.value for known in Ending)
         raise web.HTTPBadRequest(text=f"unknown ending {ending!r}; there are: {known}")
-    return web.json_response(await service.ended_calls(limit, **query))
+    found = await service.ended_calls(min(MOST_CALLS, int(limit)), **query)
+    return await _listed(request, iter(found))
 
 
 async def _call(request: web.Request) -> web.Response:
     service, id_ = request.app[SERVICE], request.match_info["id"]
-    for living in views.living_calls(service.distributor):
-        if living["id"] == id_:
-            return web.json_response(living)
+    if living := views.living_call(service.distributor, id_):
+        return web.json_response(living)
     ended = await service.ended_call(id_)
     if ended is None:
         raise web.HTTPNotFound(text=f"no call {id_!r}")
@@ -136,11 +188,15 @@ async def _reload(request: web.Request) -> web.Response:
 
 async def _drain(request: web.Request) -> web.Response:
     service, body = request.app[SERVICE], await _body(request)
-    until = body.get("until")
-    if until is not None and not isinstance(until, int | float):
-        raise web.HTTPBadRequest(text="until is a number of epoch seconds")
-    by, why = str(body.get("by") or "unknown"), str(body.get("why") or "")
-    drain = Drain(_target(body), by, why, service.now(), until)
+    now, until = service.wall(), body.get("until")
+    if until is not None:
+        number = isinstance(until, int | float) and not isinstance(until, bool)
+        if not number or not math.isfinite(until):
+            raise web.HTTPBadRequest(text="until is a number of epoch seconds")
+        if not 0 < until - now < _LONGEST_DRAIN:
+            raise web.HTTPBadRequest(text="until has passed, or is more than 100 years away")
+    by, why = _words(body, "by") or "unknown", _words(body, "why")
+    drain = Drain(_target(body), by, why, now, until)
     await service.drain(drain)
     return web.json_response({"target": drain.target, "until": until})
 
@@ -152,14 +208,14 @@ async def _enable(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    text = request.app[SERVICE].metrics()
-    return web.Response(text=text, content_type="text/plain", charset="utf-8")
+    text = await request.app[SERVICE].metrics()
+    return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
         body = await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         raise web.HTTPBadRequest(text="the body is not JSON") from None
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(text="the body is not a JSON object")
@@ -173,6 +229,13 @@ def _target(body: dict[str, Any]) -> str:
     return target
 
 
+def _words(body: dict[str, Any], key: str) -> str:
+    words = body.get(key) or ""
+    if not isinstance(words, str) or len(words) > _LONGEST_WORDS:
+        raise web.HTTPBadRequest(text=f"{key} is a text of at most {_LONGEST_WORDS} characters")
+    return words
+
+
 def application(service: Service) -> web.Application:
     """The API as an aiohttp application."""
     app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
@@ -180,7 +243,7 @@ def application(service: Service) -> web.Application:
     app.router.add_get("/v1/status", _status)
     app.router.add_get("/v1/channels", _channels)
     app.router.add_get("/v1/calls", _calls)
-    app.router.add_get("/v1/calls/{id:.+}", _call)
+    app.router.add_get(r"/v1/calls/{id:[\s\S]+}", _call)
     app.router.add_post("/v1/reload", _reload)
     app.router.add_post("/v1/drain", _drain)
     app.router.add_post("/v1/enable", _enable)
@@ -189,38 +252,72 @@ def application(service: Service) -> web.Application:
 
 
 class ControlServer:
-    """The API on its unix socket."""
+    """The API on its unix socket: `claim` the path, `start` to answer, `close` for both."""
 
     def __init__(self, service: Service, path: Path) -> None:
         self._path = path
+        self._lock: int | None = None
+        self._bound = False
         self._runner = web.AppRunner(application(service), access_log=None, shutdown_timeout=2.0)
 
-    async def start(self) -> None:
-        """Listen. A socket nobody listens on any more is replaced; a living one is an error."""
-        await asyncio.to_thread(self._path.parent.mkdir, parents=True, exist_ok=True)
-        if await _is_alive(self._path):
-            raise OurFault(f"another umpack is listening on {self._path}")
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
-        await self._runner.setup()
-        # Created closed and opened to the group afterwards: there is no moment for a stranger.
-        mask = os.umask(0o117)
+    async def claim(self) -> None:
+        """Make sure no other umpack is at this path. `OurFault` if one is, or it cannot be used."""
         try:
-            await web.UnixSite(self._runner, str(self._path)).start()
+            self._lock = await asyncio.to_thread(_claim, self._path)
         except OSError as error:
             raise OurFault(f"cannot listen on {self._path}: {error.strerror or error}") from error
-        finally:
-            os.umask(mask)
+
+    async def start(self) -> None:
+        """Listen. A socket left behind by a crash is replaced; anything else there is an error."""
+        try:
+            listener = await asyncio.to_thread(_bound, self._path)
+        except OSError as error:
+            raise OurFault(f"cannot listen on {self._path}: {error.strerror or error}") from error
+        self._bound = True
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener).start()
 
     async def close(self) -> None:
-        """Stop listening and remove the socket."""
+        """Stop listening, remove the socket, and give the path free."""
         await self._runner.cleanup()
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            await asyncio.to_thread(_give_free, self._path if self._bound else None, lock)
 
 
-async def _is_alive(path: Path) -> bool:
+def _claim(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A lock, for whoever only looked whether somebody answers could look at the same moment as
+    # another. The kernel takes it back whatever way its holder ends; the file may stay.
+    lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        _, writer = await asyncio.open_unix_connection(str(path))
-    except (OSError, ValueError):
-        return False
-    writer.close()
-    return True
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise OurFault(f"another umpack is listening on {path}") from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _bound(path: Path) -> socket.socket:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OurFault(f"cannot listen on {path}: there is something that is no socket")
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        # Nobody can connect before it listens, so there is no moment for a stranger.
+        path.chmod(0o660)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _give_free(bound: Path | None, lock: int) -> None:
+    if bound is not None:
+        bound.unlink(missing_ok=True)
+    os.close(lock)

@@ -1,0 +1,1 @@
+"""What is built from this repository, looked at from outside."""

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.sites import ANSWERED, one_pack, refused, take, trunk
+from umpack.core.administration import Drain
+from umpack.core.distributor import Distributor
+from umpack.web import views
+from umpack.web.metrics import Metrics
+
+STATUS = {
+    "pbxs": [{"id": "main", "link": "up"}, {"id": "b", "link": "down"}],
+    "journal": {"fault": None, "dropped": 2},
+}
+
+
+def samples(metrics: Metrics, distributor: Distributor) -> dict[tuple[str, frozenset[str]], float]:
+    packs, trunks = list(views.packs(distributor)), list(views.trunks(distributor))
+    text = metrics.text(packs, trunks, STATUS)
+    return {
+        (sample.name, frozenset(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_what_is_and_what_has_ended() -> None:
+    distributor, metrics = Distributor(one_pack(trunk("a", 3), trunk("b", 1))), Metrics()
+    first, second = take(distributor), take(distributor)
+    distributor.answered(first.lease, 0.3)
+    distributor.outcome(first.lease, ANSWERED, 5.0)
+    distributor.outcome(second.lease, refused(17), 5.0)
+    take(distributor)
+    distributor.drain(Drain("b", "eva", "", 0.0))
+    metrics.count(distributor.take_records())
+    found = samples(metrics, distributor)
+    assert found["umpack_pack_channels", frozenset({"um", "idle"})] == 2
+    assert found["umpack_pack_channels", frozenset({"um", "leased"})] == 1
+    assert found["umpack_trunk_channels", frozenset({"b", "blocked"})] == 1
+    assert found["umpack_calls_total", frozenset({"connected", ""})] == 1
+    assert found["umpack_calls_total", frozenset({"declined", ""})] == 1
+    assert found["umpack_attempts_total", frozenset({"a", "answered"})] == 1
+    assert found["umpack_attempts_total", frozenset({"a", "refused"})] == 1
+    assert found["umpack_setup_seconds_bucket", frozenset({"0.5"})] == 1
+    assert found["umpack_setup_seconds_bucket", frozenset({"0.25"})] == 0
+    assert found["umpack_link_up", frozenset({"main"})] == 1
+    assert found["umpack_link_up", frozenset({"b"})] == 0
+    assert found["umpack_journal_fault", frozenset()] == 0
+    assert found["umpack_journal_dropped_total", frozenset()] == 2
+
+
+def test_two_daemons_in_one_process_do_not_share() -> None:
+    one, other = Metrics(), Metrics()
+    distributor = Distributor(one_pack(trunk("a", 1)))
+    distributor.release(take(distributor).lease.token, 1.0)
+    one.count(distributor.take_records())
+    assert ("umpack_calls_total", frozenset({"abandoned", ""})) in samples(one, distributor)
+    assert ("umpack_calls_total", frozenset({"abandoned", ""})) not in samples(other, distributor)

@@ -1,0 +1,5 @@
+"""`python -m umpack.cli`."""
+
+from umpack.cli import main
+
+main()

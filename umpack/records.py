@@ -1,0 +1,114 @@
+"""What the daemon keeps: calls that have ended, and what must survive a restart.
+
+Takes both off the distributor whenever the daemon's pump comes round, and hands them to journal,
+metrics and log; nothing here waits for a disk on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from loguru import logger
+
+from umpack import clock
+from umpack.config.configuration import Journal as JournalPlan
+from umpack.core.calls import CallId, CallRecord, Ending
+from umpack.core.channel import ChannelId
+from umpack.core.distributor import Distributor
+from umpack.core.errors import OurFault
+from umpack.core.pack import PackId
+from umpack.journal import Journal
+from umpack.log import line_of
+from umpack.web.metrics import Metrics
+from umpack.web.views import View
+
+_ON_DISK_WITHIN = 5.0
+"""Seconds a person waits for the disk before being told that it does not answer."""
+
+
+class Records:
+    """The journal of one distributor, and the counts of what has ended."""
+
+    def __init__(self, distributor: Distributor, node: str, plan: JournalPlan) -> None:
+        self.metrics = Metrics()
+        self.journal: Journal
+        self._distributor = distributor
+        self._node = node
+        self._plan = plan
+        self._saved: dict[PackId, ChannelId] = {}
+
+    async def open(self) -> None:
+        """Open the journal, and have the distributor take up where the last run ended."""
+        plan = self._plan
+        self.journal = await asyncio.to_thread(Journal, plan.path, self._node, keep=plan.keep)
+        for aside in self.journal.moved_aside:
+            logger.error("the journal was damaged: kept as {}, a new one begun", aside)
+        state = await asyncio.to_thread(self.journal.load_state)
+        self._distributor.restore(state.drains, state.pointers.items())
+
+    async def close(self) -> None:
+        """Write what is left, and say what could not be written."""
+        if lost := await asyncio.to_thread(self.journal.close):
+            logger.error("{} calls could not be written to the journal", lost)
+
+    def take(self) -> None:
+        """Take over what has ended since the last time: calls, and drains by the wall clock, which
+        is what people mean by `until`."""
+        for drain in self._distributor.expire_drains(clock.wall()):
+            logger.info("{} is back in service: its time is over", drain.target)
+            self.save()
+        if records := self._distributor.take_records():
+            self.journal.append(records)
+            self.metrics.count(records)
+            for record in records:
+                logger.info("{}", line_of(record))
+        if self._distributor.pointers != self._saved:
+            self.save()
+
+    def save(self) -> None:
+        """Have pointers and drains written soon."""
+        pointers = self._distributor.pointers
+        self.journal.save_state(pointers, self._distributor.drains)
+        self._saved = pointers
+
+    async def save_now(self, what: str) -> None:
+        """Have them on disk; `OurFault` says that `what` is so, but may be forgotten."""
+        self.save()
+        try:
+            await asyncio.to_thread(self.journal.flush, _ON_DISK_WITHIN)
+        except OurFault as error:
+            raise OurFault(f"{what}, but a restart may forget that: {error}") from error
+
+    async def ended_calls(self, limit: int, **filters: str) -> list[CallRecord]:
+        """Newest first; those that ended just now are among them. Filters as `Archive.calls`."""
+        await self._write_out()
+        ending, channel = filters.get("ending"), filters.get("channel")
+        return await asyncio.to_thread(
+            self.journal.calls,
+            limit,
+            called=filters.get("called"),
+            caller=filters.get("caller"),
+            ending=Ending(ending) if ending else None,
+            channel=ChannelId(channel) if channel else None,
+        )
+
+    async def ended_call(self, id_: str) -> CallRecord | None:
+        """One of them."""
+        await self._write_out()
+        return await asyncio.to_thread(self.journal.call, CallId(id_))
+
+    async def _write_out(self) -> None:
+        self.take()
+        with contextlib.suppress(OurFault):  # the disk does not answer: show what is there
+            await asyncio.to_thread(self.journal.flush, 1.0)
+
+    def status(self) -> View:
+        """How writing goes."""
+        fault = self.journal.fault
+        return {
+            "fault": fault.what if fault else None,
+            "since": fault.since if fault else None,
+            "waiting": self.journal.waiting,
+            "dropped": self.journal.dropped,
+        }
