@@ -58,7 +58,7 @@ class Alarms:
 
     def settling(self, policy: HealthPolicy) -> float:
         """Seconds that the trunk must stay free of alarms before it comes back."""
-        return min(policy.alarm_settle * self._in_row, policy.alarm_settle_cap)
+        return policy.settling(self._in_row)
 
     @property
     def words(self) -> str:

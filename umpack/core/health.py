@@ -53,43 +53,50 @@ class TrunkHealth(HealthMachine):
         return self._settle(now)
 
     def attempt_failed(
-        self, token: int, now: float, blame: Blame, reason: str, *, may_eject: bool = True
+        self, token: int, now: float, blame: Blame, reason: str, *, spare: str = ""
     ) -> bool:
         """An attempt ended without an answer. `reason` is shown to people ("cause 41").
 
-        `may_eject` is the caller's word that no pack would lose its last usable trunk. It counts
-        only where a failure is blamed, or the trunk is `outlying`.
+        `spare` says why it is not to be ejected whatever it does ("last usable trunk of um"); empty
+        if it may be. It is wanted only where the trunk is blamed, or `outlying` already; there,
+        trunks most of whose pack are outlying too are to be spared: what all have in common is
+        their callers' doing.
         """
         started, trial = self._end(token)
         if blame is Blame.TRUNK or blame is Blame.CALL:
             outlying = self._is_evidence and self._answers.bad()
             if blame is Blame.TRUNK or outlying:
                 why = reason if blame is Blame.TRUNK else self._answers.words
-                self._strike(started, now, why, trial=trial, may_eject=may_eject)
+                self._strike(started, now, why, trial=trial, spare=spare)
         return not self._plain and self._settle(now)
 
-    def attempt_abandoned(self, token: int, now: float, *, may_eject: bool = True) -> bool:
+    def attempt_abandoned(self, token: int, now: float, *, spare: str = "") -> bool:
         """The caller left before an answer: says something only if he had waited unusually long."""
         patience = self._hesitation.patience
         started, trial = self._end(token)
         waited = started is not None and now - started > patience
         if waited and self._is_evidence and self._answers.bad():
-            self._strike(started, now, self._answers.words, trial=trial, may_eject=may_eject)
+            self._strike(started, now, self._answers.words, trial=trial, spare=spare)
         return not self._plain and self._settle(now)
 
     def call_ended(
-        self, token: int, now: float, talk: float | None = None, *, may_eject: bool = True
+        self, token: int, now: float, talk: float | None = None, *, spare: str = ""
     ) -> bool:
         """A connected call is over after `talk` seconds (`None`: not known when it was answered).
 
         To be told of every attempt that ended in an answer, whether there was a hint or not.
         """
+        if self._proof and self._proof[0] == token:
+            if now >= self._proof[1]:
+                self._prove(now)
+            else:
+                self._proof = None
         if talk is not None and self._plain and talk >= self._policy.short_call:
             self._shorts.good()
             if token not in self._hesitation.outstanding:
                 return False
         elif talk is not None:
-            self._talked(token, now, talk, may_eject=may_eject)
+            self._talked(token, now, talk, spare=spare)
         started = self._hesitation.gone(token)
         if started is not None:  # the hint of its answer was lost
             self._answers.good()
@@ -208,21 +215,15 @@ class TrunkHealth(HealthMachine):
             self._proof = None
         return self._hesitation.gone(token), trial
 
-    def _talked(self, token: int, now: float, talk: float, *, may_eject: bool) -> None:
-        short = talk < self._policy.short_call
-        if not short:
+    def _talked(self, token: int, now: float, talk: float, *, spare: str) -> None:
+        if talk >= self._policy.short_call:
             self._shorts.good()
         elif self._is_evidence and self._shorts.bad():
             trial = token in self._begun
-            self._strike(None, now, self._shorts.words, trial=trial, may_eject=may_eject)
-        if self._proof and self._proof[0] == token:
-            if short:
-                self._proof = None
-            else:
-                self._prove(now)
+            self._strike(None, now, self._shorts.words, trial=trial, spare=spare)
 
     def _strike(
-        self, started: float | None, now: float, reason: str, *, trial: bool, may_eject: bool
+        self, started: float | None, now: float, reason: str, *, trial: bool, spare: str
     ) -> None:
         self._plain = False
         if started is not None and started < self._counts_from:
@@ -236,10 +237,10 @@ class TrunkHealth(HealthMachine):
         why = strikes.strike(reason)
         if half_open or strikes.failures >= self._policy.failures_to_eject:
             why = f"trial failed: {reason}" if half_open else why
-            if may_eject:
-                self._eject(now, why, None)
+            if spare:
+                self._move(HealthEvent.SPARE, now, f"{why}; kept, {spare}")
             else:
-                self._move(HealthEvent.SPARE, now, f"{why}; kept, being the last usable trunk")
+                self._eject(now, why, None)
         elif strikes.failures >= self._policy.suspect_after:
             self._move(HealthEvent.BLAMED, now, why)
         strikes.calm(now, self._policy, calm=self.state in CALM_STATES)

@@ -35,7 +35,7 @@ class HealthEvent(Enum):
     SUCCEEDED = "call answered"
     BLAMED = "failure blamed on it"
     EJECT = "failures at the limit, trial failed, or operator"
-    SPARE = "the same, but last usable trunk of a pack"
+    SPARE = "the same, but spared, as the last usable trunk of a pack"
     READMIT = "its pack has nothing else left"
     TRIAL_DUE = "ejection over"
     RAMPED = "slow start over"

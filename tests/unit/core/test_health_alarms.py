@@ -1,0 +1,164 @@
+"""Alarms: debounced, settled, never forgotten, never for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lines import POLICY, Line
+from umpack.core.causes import Blame
+from umpack.core.health_states import (
+    Admission,
+    AlarmKind,
+    HealthState,
+)
+
+UP = HealthState.UP
+EJECTED = HealthState.EJECTED
+HALF_OPEN = HealthState.HALF_OPEN
+SLOW_START = HealthState.SLOW_START
+ALARMED = HealthState.ALARMED
+RED = AlarmKind.RED
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+@pytest.mark.parametrize(
+    ("kind", "debounce"),
+    [
+        (AlarmKind.RED, 2.5),
+        (AlarmKind.AIS, 2.5),
+        (AlarmKind.RAI, 0.5),
+        (AlarmKind.D_CHANNEL, 0.0),
+        (AlarmKind.UNREACHABLE, 0.0),
+        (AlarmKind.PBX, 0.0),
+    ],
+)
+def test_an_alarm_is_believed_after_its_debounce(
+    line: Line, kind: AlarmKind, debounce: float
+) -> None:
+    line.health.alarm_raised(line.now, kind, "span 1")
+    if debounce:
+        assert line.seen() == (UP, Admission.RESERVE, True)
+        assert line.health.why == f"{kind.value} (span 1): not yet certain"
+        line.wait(debounce - 0.01)
+        assert line.health.state is UP
+        line.wait(0.01)
+    assert line.seen() == (ALARMED, Admission.CLOSED_HARD, False)
+    assert line.health.why == f"{kind.value} (span 1)"
+    assert line.health.next_timer() is None
+    assert line.health.next_step(line.now) == "back when the alarm clears"
+
+
+def test_what_is_certain_needs_no_debounce(line: Line) -> None:
+    line.health.alarm_raised(line.now, RED)
+    line.health.alarm_raised(line.now, RED, certain=True)
+    assert line.health.state is ALARMED
+
+
+def test_a_short_alarm_leaves_nothing_behind(line: Line) -> None:
+    line.health.alarm_raised(line.now, RED)
+    line.wait(1.0)
+    line.health.alarm_cleared(line.now, RED)
+    assert line.seen() == (UP, Admission.OPEN, True)
+    assert line.health.next_timer() is None
+    line.wait(10.0)
+    assert line.changes == []
+
+
+def test_a_cleared_alarm_settles_and_starts_slowly(line: Line) -> None:
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_cleared(line.now, RED)
+    assert line.health.state is ALARMED
+    assert line.health.next_step(line.now) == "back in 2 s if the alarm stays clear"
+    line.wait(POLICY.alarm_settle)
+    assert line.seen() == (SLOW_START, Admission.LIMITED, True)
+    assert line.health.why == "back from red"
+
+
+def test_all_alarms_must_be_gone(line: Line) -> None:
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, AlarmKind.D_CHANNEL)
+    line.health.alarm_cleared(line.now, RED)
+    line.wait(100.0)
+    assert line.health.state is ALARMED
+    line.health.alarm_cleared(line.now, AlarmKind.D_CHANNEL)
+    line.wait(POLICY.alarm_settle)
+    assert line.health.state is SLOW_START
+
+
+def test_an_alarm_nobody_cleared_ends_with_the_next_poll(line: Line) -> None:
+    span = (AlarmKind.RED, AlarmKind.AIS, AlarmKind.RAI)
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarms_seen(line.now, {RED: "LOS"}, span)
+    line.health.alarms_seen(line.now, {}, (AlarmKind.D_CHANNEL,))
+    line.wait(100.0)
+    assert line.health.state is ALARMED
+    line.health.alarms_seen(line.now, {}, span)
+    line.wait(POLICY.alarm_settle)
+    assert line.health.state is SLOW_START
+
+
+def test_a_flapping_span_waits_longer_but_never_for_ever(line: Line) -> None:
+    waits = []
+    for _ in range(50):
+        line.health.alarm_raised(line.now, RED, certain=True)
+        line.wait(0.2)
+        line.health.alarm_cleared(line.now, RED)
+        waits.append(line.health.timer - line.now)
+        line.wait(waits[-1])
+        assert line.health.state is SLOW_START
+    assert waits == sorted(waits)
+    assert waits[0] == pytest.approx(2.0)
+    assert waits[-1] == pytest.approx(POLICY.alarm_settle_cap)
+    line.wait(60 * POLICY.calm_period)
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_cleared(line.now, RED)
+    assert line.health.timer - line.now == pytest.approx(2.0)
+
+
+def test_an_alarm_that_returns_while_settling_is_not_forgotten(line: Line) -> None:
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_cleared(line.now, RED)
+    line.wait(1.0)
+    line.health.alarm_raised(line.now, RED)
+    line.wait(100.0)
+    assert line.health.state is ALARMED
+
+
+def test_an_ejection_outlasts_an_alarm(line: Line) -> None:
+    line.eject()
+    until = line.health.timer
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_cleared(line.now, RED)
+    line.wait(POLICY.alarm_settle)
+    assert line.seen() == (EJECTED, Admission.CLOSED, False)
+    assert line.health.timer == until
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.wait(100.0)
+    line.health.alarm_cleared(line.now, RED)
+    line.wait(2 * POLICY.alarm_settle)
+    assert line.health.state is HALF_OPEN, "it still has to prove itself"
+
+
+def test_calls_that_fail_in_an_alarm_are_the_alarms(line: Line) -> None:
+    tokens = [line.start() for _ in range(25)]
+    line.health.alarm_raised(line.now, RED, certain=True)
+    for token in tokens[:20]:
+        line.health.attempt_failed(token, line.now, Blame.TRUNK, "cause 41")
+    line.health.alarm_cleared(line.now, RED)
+    line.wait(POLICY.alarm_settle)
+    for token in tokens[20:]:
+        line.health.attempt_failed(token, line.now, Blame.TRUNK, "cause 41")
+    assert line.health.state is SLOW_START
+    assert line.health.times(line.now) == 0
+
+
+def test_alarms_print_themselves(line: Line) -> None:
+    assert repr(line.health._alarms) == "<no alarm>"
+    line.health.alarm_raised(line.now, RED, "LOS", certain=True)
+    assert repr(line.health._alarms) == "<red (LOS)>"
+    assert repr(line.health) == "<um1 alarmed, closed hard: red (LOS)>"
+    assert repr(line.health._strikes) == "<0 failures, 0 ejections in a row>"
