@@ -354,7 +354,8 @@ def _responses(patience_ms: str) -> str:
     waits = f'timeout="{patience_ms}" ontimeout="give-up"'
     lines = [
         f'<recv response="{code}" optional="true" next="waiting" {waits}><action>'
-        f'<log message="EVENT [timestamp] [call_number] provisional {code}"/></action></recv>'
+        f'<log message="EVENT [timestamp] [call_number] provisional {code}"/>'
+        '<assignstr assign_to="heard" value="yes"/></action></recv>'
         for code in PROVISIONAL
     ]
     lines += [

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umpack.config import load, parse
+from umpack.core.causes import WIRE_SAFE_CAUSES
+from umpack.core.dial import is_safe_number
 from umpack.core.routes import Pattern, PatternError
 from umpack.core.trunk import PbxId
 from umpack.dialplan import dialplan
@@ -133,12 +135,53 @@ def test_no_extension_runs_off_its_end(text: str) -> None:
             assert steps[-1].application in {"Goto", "Hangup", "Return"}
 
 
-def test_numbers_off_the_line_are_filtered(text: str) -> None:
-    filtered = re.sub(r"\$\{FILTER\([^,{}]*,\$\{(EXTEN|CALLERID\(num\))\}\)\}", "", text)
-    filtered = filtered.replace("${LEN(${EXTEN})}", "")
-    assert filtered != text
-    assert "EXTEN" not in filtered
-    assert "CALLERID" not in filtered
+def test_nothing_off_the_line_stands_inside_another_expression(text: str) -> None:
+    # Asterisk puts values in before it parts a function's text at `):` into call and substring.
+    for steps in (s for c in read(text).values() for s in c.extensions.values()):
+        for step in steps:
+            left = step.arguments.replace("UMPACK_CALLED=${EXTEN}", "")
+            left = re.sub(r"\$\{REPLACE\(CALLERID\((num|name|dnid|rdnis)\),[^,{}]*\)\}", "", left)
+            left = re.sub(r"\$\{REPLACE\(CALLERID\(\w+\),[^{}]*,\\\\x01\)\}", "", left)
+            left = re.sub(r"^CALLERID\((num|name|dnid|rdnis)\)=", "", left)
+            # Read for caller filters only, after the check, and what comes out is filtered.
+            left = re.sub(r"^UMPACK_CALLER=\$\{FILTER\([^,]+,\$\{CALLERID\(num\)\}\)\}$", "", left)
+            assert "EXTEN" not in left, step
+            assert "CALLERID" not in left, step
+
+
+def test_what_may_break_lines_is_met_before_the_agi_step(text: str) -> None:
+    contexts = read(text)
+    for steps in contexts["umpack-in"].extensions.values():
+        assert [step.application for step in steps] == ["Set", "Gosub", "AGI", "Goto"]
+        assert steps[1].arguments == "umpack-check,s,1()"
+    check = contexts["umpack-check"].extensions["s"]
+    (safe,) = re.findall(r"REPLACE\(UMPACK_CALLED,(.*)\)\}", check[0].arguments)
+    assert all(is_safe_number(sign) for sign in safe)
+    assert {chr(c) for c in range(128) if is_safe_number(chr(c))} == set(safe)
+    assert check[1].arguments == "$[${FIELDQTY(UMPACK_REST,x)} > 0]?invalid"
+    cleaned = {step.arguments.partition("=")[0]: step.arguments for step in check}
+    for field_ in ("num", "name", "dnid", "rdnis"):
+        codes = re.findall(r"\\\\x([0-9a-f]{2})", cleaned[f"CALLERID({field_})"])
+        assert {int(code, 16) for code in codes} == {*range(1, 32), 127}
+
+
+def test_nobody_hangs_up_but_the_end(text: str) -> None:
+    hangups = [
+        (name, step.arguments)
+        for name, context in read(text).items()
+        for steps in context.extensions.values()
+        for step in steps
+        if step.application == "Hangup"
+    ]
+    with_cause = [name for name, cause in hangups if cause]
+    assert with_cause == ["umpack-end"]
+    end = read(text)["umpack-end"].extensions["s"]
+    (wire_safe,) = re.findall(r"\^\(([0-9|]+)\)\$", end[2].arguments)
+    assert {int(cause) for cause in wire_safe.split("|")} == WIRE_SAFE_CAUSES
+    assert [step.arguments for step in end[3:]] == [
+        "UMPACK_CAUSE=34",
+        "${FILTER(0-9,${UMPACK_CAUSE})}",
+    ]
 
 
 def test_dial_strings_hold_filtered_numbers_only(text: str) -> None:
@@ -176,18 +219,18 @@ def test_one_agi_step_and_what_follows_it() -> None:
     contexts = read(dialplan(parse(SITE, "x"), PbxId("main")))
     for steps in contexts["umpack-in"].extensions.values():
         agi = [step.arguments for step in steps if step.application == "AGI"]
-        assert agi == ["agi://127.0.0.1:4573"]
+        assert agi == ["agi://127.0.0.1:4573/umpack"]
         assert steps[-1].arguments == "umpack-after,s,1"
     after = contexts["umpack-after"].extensions["s"]
     order = [step.arguments for step in after]
-    decided = order.index('$["${UMPACK_CAUSE}" != ""]?decided')
+    decided = order.index('$["${UMPACK_CAUSE}" != ""]?umpack-end,s,1')
     hung_up = order.index('$["${AGISTATUS}" = "HANGUP"]?over')
     answered = order.index('$["${CHANNEL(state)}" = "Up" & "${UMPACK_UP}" != "Up"]?over')
     dialled = order.index('$["${DIALSTATUS}" != ""]?Gosub(umpack-judge,s,1())')
     routed = next(i for i, text in enumerate(order) if "umpack-pack" in text)
     assert decided < hung_up < answered < dialled < routed
     invalid = next(step for step in after if step.label == "invalid")
-    assert (invalid.application, invalid.arguments) == ("Hangup", "28")
+    assert (invalid.application, invalid.arguments) == ("Set", "UMPACK_CAUSE=28")
 
 
 def test_entrances_are_those_of_the_routes() -> None:
@@ -198,6 +241,15 @@ def test_entrances_are_those_of_the_routes() -> None:
     everything = SITE + '  - {called: "*", pack: h}\n'
     contexts = read(dialplan(parse(everything, "x"), PbxId("main")))
     assert {"_[0-9#*+]", "_[0-9#*+].", "s"} <= set(contexts["umpack-in"].extensions)
+
+
+def test_a_hang_up_is_no_call() -> None:
+    routes = "".join(f'  - {{called: "{sign}*", pack: h}}\n' for sign in "hitT")
+    routes += '  - {called: "h", pack: h}\n  - {called: "[2-3]", pack: h}\n'
+    contexts = read(dialplan(parse(SITE + routes, "x"), PbxId("main")))
+    entrances = set(contexts["umpack-in"].extensions)
+    assert {"_[h].", "_[i].", "_[t].", "_[T]."} <= entrances
+    assert not {"_[h]", "_[i]", "_[t]", "_[T]", "h", "_.", "_X."} & entrances
 
 
 def test_hunting_follows_the_order_of_the_pack() -> None:
@@ -214,7 +266,7 @@ def test_hunting_follows_the_order_of_the_pack() -> None:
     ]
     settings_ = [step.arguments for step in rest if step.application == "Set"]
     start = settings_.index("UMPACK_START=${RAND(0,2)}")
-    assert settings_[start:] == [
+    assert settings_[start:-1] == [
         "UMPACK_START=${RAND(0,2)}",
         "UMPACK_FROM=${UMPACK_START}",
         "UMPACK_TO=3",
@@ -229,7 +281,7 @@ def test_hunting_follows_the_order_of_the_pack() -> None:
         "umpack-trunk,t3,1(3,1,2,1)",
     ]
     assert "UMPACK_REFUSAL=17" in [step.arguments for step in mixed]
-    assert mixed[-1].arguments == "${UMPACK_REFUSAL}"
+    assert mixed[-2].arguments == "UMPACK_CAUSE=${UMPACK_REFUSAL}"
 
 
 def test_dahdi_numbers_count_from_the_span() -> None:
@@ -257,7 +309,7 @@ def test_a_busy_subscriber_ends_the_hunt_and_an_occupied_channel_does_not() -> N
     own = order.index('$["${ARG1}" != "" & ${LEN(${HANGUPCAUSE_KEYS()})} = 0]?own')
     busy = order.index('$["${DIALSTATUS}" = "BUSY"]?busy')
     assert order.index('$["${DIALSTATUS}" = "ANSWER"]?over') < own < busy
-    assert next(step for step in judge if step.label == "busy").arguments == "17"
+    assert next(step for step in judge if step.label == "busy").arguments == "UMPACK_CAUSE=17"
 
 
 def test_the_verdicts_are_those_of_the_site() -> None:

@@ -1,0 +1,72 @@
+r"""What came off the line, made harmless before anything reads it.
+
+PJSIP decodes `%0a` in From user, Request-URI user and Diversion, and `_X.` lets it in. AGI's
+environment is lines: a caller with a line break in his number could add lines of his own, or
+answer umpack's commands in Asterisk's name. So the called number must be wholly safe (else cause
+28, as umpack says itself), and callers lose their control characters, and nothing else: names keep
+umlauts and quotes, numbers `+*#`.
+
+Two ways that look right are not (tried on Asterisk 22):
+
+- `${LEN(${FILTER(0-9,${EXTEN})})}` = `${LEN(${EXTEN})}` holds for `12):0:9<line break>...`: values
+  are put in before a function's text is parted at `):` into call and substring. Text off the line
+  must never stand inside another `${...}`; REPLACE() and FIELDQTY() take the variable's *name*.
+- REPLACE() loses one backslash before it decodes `\x0a`.
+"""
+
+from __future__ import annotations
+
+import string
+
+from umpack.core.causes import WIRE_SAFE_CAUSES
+from umpack.dialplan.extension import CAUSE, Extension, cause_in
+
+CALLED = "UMPACK_CALLED"
+SAFE = string.digits + string.ascii_letters + "*#+._-"
+"""What `core.dial` lets into a dial string."""
+
+_CONTROLS = "".join(f"\\\\x{code:02x}" for code in [*range(1, 0x20), 0x7F])
+_MARK = r"\\x01"
+_FIELDS = ("num", "name", "dnid", "rdnis")
+"""The texts of the AGI environment a caller may choose, besides the extension."""
+
+
+def entrance(name: str, reach: str) -> Extension:
+    """One AGI step for one extension pattern.
+
+    The check is a routine, where EXTEN is `s`; the AGI step is not, as umpack reads EXTEN there.
+    """
+    steps = Extension(name).set(CALLED, "${EXTEN}").do("Gosub(umpack-check,s,1())")
+    return steps.do(f"AGI(agi://{reach}/umpack)").do("Goto(umpack-after,s,1)")
+
+
+def check() -> Extension:
+    """Ends calls with an unsafe called number; cleans the caller; notes what hunting must know."""
+    steps = Extension("s")
+    steps.set("UMPACK_REST", f"${{REPLACE({CALLED},{SAFE})}}")
+    steps.goto_if("${FIELDQTY(UMPACK_REST,x)} > 0", "invalid")
+    # Marked, joined and counted: four writes to CALLERID() would be four events for every call.
+    marked = (f"${{REPLACE(CALLERID({field}),{_CONTROLS},{_MARK})}}" for field in _FIELDS)
+    steps.set("UMPACK_REST", "".join(marked))
+    steps.goto_if(f"${{FIELDQTY(UMPACK_REST,{_MARK})}} < 2", "clean")
+    for field in _FIELDS:
+        steps.set(f"CALLERID({field})", f"${{REPLACE(CALLERID({field}),{_CONTROLS})}}")
+    steps.set("UMPACK_SINCE", "${EPOCH}", "clean").set("UMPACK_UP", "${CHANNEL(state)}")
+    steps.set(CAUSE, "").set("DIALSTATUS", "").do("Return()")
+    # Not the number: the log is lines, too.
+    steps.do("Log(NOTICE,a called number with unsafe characters is refused)", "invalid")
+    return steps.end(28)
+
+
+def end() -> Extension:
+    """Hangs up with the cause in UMPACK_CAUSE.
+
+    Asterisk turns a cause it has no SIP status for into 603 Decline, which tells everyone upstream
+    to try nowhere else (RFC 3261 21.6); 34 is 503. ISDN and answered callers get the real one.
+    """
+    steps = Extension("s")
+    type_ = "${CHANNEL(channeltype)}"
+    steps.goto_if(f'"{type_}" != "PJSIP" & "{type_}" != "SIP"', "said")
+    steps.goto_if('"${CHANNEL(state)}" = "Up"', "said")
+    steps.goto_if(cause_in(sorted(WIRE_SAFE_CAUSES), CAUSE), "said")
+    return steps.set(CAUSE, "34").do(f"Hangup(${{FILTER(0-9,${{{CAUSE}}})}})", "said")

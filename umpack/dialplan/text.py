@@ -1,0 +1,143 @@
+"""The whole text for one PBX, for `#include` in extensions.conf.
+
+How it decides after the AGI step:
+
+- umpack sets `UMPACK_CAUSE` before it ends a call. Where that is set, the call is over.
+- AGISTATUS cannot tell a finished umpack from a killed one: the end of the connection is SUCCESS
+  to Asterisk (res_agi.c), so without `UMPACK_CAUSE` the dialplan looks at what is left of the call.
+  A call that was answered meanwhile must end, not ring a second server. A Dial that ran on while
+  umpack was killed has set DIALSTATUS and is judged like one of the dialplan's own.
+- Everything else hunts: the pack's channels in their order, then its overflow packs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from umpack.config import Configuration
+from umpack.core.pack import PackPlan, Strategy
+from umpack.core.routes import Route, Routes
+from umpack.core.trunk import PbxId
+from umpack.dialplan import caller
+from umpack.dialplan.extension import CAUSE, END, Extension
+from umpack.dialplan.hunting import DIGITS, judge, runs, trunk_extension
+from umpack.dialplan.numbers import entrance_patterns, route_conditions
+
+_NUMBER = r"0-9A-Za-z*#+._\x2d"
+_LONGEST_NUMBER = 64
+_MOST_TIME = 86400
+
+
+def dialplan(configuration: Configuration, pbx: PbxId) -> str:
+    """The text for one PBX of the configuration. `KeyError` if there is no such PBX."""
+    return _Dialplan(configuration, pbx).text()
+
+
+class _Dialplan:
+    def __init__(self, configuration: Configuration, pbx: PbxId) -> None:
+        self._site = configuration.site
+        self._reach = configuration.pbxs[pbx].reach
+        self._pbx = pbx
+        routes = Routes(self._site.routes).routes
+        self._routes = [route for route in routes if route.pbx in (None, pbx)]
+        # By number: ids may have dashes, which Asterisk ignores in extensions, so that a-b and
+        # ab were one; and an id such as h or t would be an extension with a meaning.
+        self._trunks = {
+            trunk.id: f"t{i}"
+            for i, trunk in enumerate(self._site.trunks.values(), start=1)
+            if trunk.pbx == pbx
+        }
+        self._packs = {
+            pack: f"p{i}"
+            for i, pack in enumerate(self._site.packs, start=1)
+            if self._site.pbx_of(pack) == pbx
+        }
+
+    def text(self) -> str:
+        """All contexts."""
+        contexts: list[tuple[str, str, Iterable[Extension]]] = [
+            ("umpack-in", "calls from the exchange enter here", self._entrances()),
+            ("umpack-check", "is what came off the line fit to be read?", (caller.check(),)),
+            ("umpack-after", "after the AGI step: is there anything left to do?", self._after()),
+            ("umpack-pack", "a pack and its overflow packs, in order", self._pack_extensions()),
+            ("umpack-trunk", "one run of channels of a trunk", self._trunk_extensions()),
+            ("umpack-judge", "what one attempt has come to", (judge(self._site.causes),)),
+            ("umpack-end", "tell the caller the cause", (caller.end(),)),
+        ]
+        head = (
+            f"; Printed by `umpack dialplan` for pbx {self._pbx}: print it again, do not edit it.\n"
+            "; In extensions.conf: #include this file, and send calls to the context umpack-in.\n"
+        )
+        parts = [
+            f"\n; {comment}\n[{name}]\n" + "\n".join(line for e in extensions for line in e.lines)
+            for name, comment, extensions in contexts
+        ]
+        return head + "\n".join(parts) + "\n"
+
+    def _entrances(self) -> Iterator[Extension]:
+        for pattern in entrance_patterns(route.called for route in self._routes):
+            yield caller.entrance(pattern, str(self._reach))
+
+    def _after(self) -> Iterator[Extension]:
+        after = Extension("s")
+        after.goto_if(f'"${{{CAUSE}}}" != ""', END)
+        after.goto_if('"${AGISTATUS}" = "HANGUP"', "over")
+        after.goto_if('"${CHANNEL(state)}" = "Up" & "${UMPACK_UP}" != "Up"', "over")
+        after.set("UMPACK_BUDGET", str(_MOST_TIME)).set("UMPACK_ONCE", "")
+        after.do('ExecIf($["${DIALSTATUS}" != ""]?Gosub(umpack-judge,s,1()))')
+        after.do("Log(WARNING,umpack is away (AGI ${AGISTATUS}): hunting without it)")
+        after.goto_if(f"${{LEN(${{{caller.CALLED}}})}} > {_LONGEST_NUMBER}", "invalid")
+        after.set("UMPACK_DIGITS", f"${{FILTER({DIGITS},${{{caller.CALLED}}})}}")
+        after.set("UMPACK_CALLER", f"${{FILTER({_NUMBER},${{CALLERID(num)}})}}")
+        for route in self._routes:
+            for condition in route_conditions(route):
+                after.goto_if(condition, self._target(route))
+        yield after.end(self._site.no_route_cause).end(28, "invalid").do("Hangup()", "over")
+        for cause in sorted({r.refuse for r in self._routes if r.refuse is not None}):
+            yield Extension(f"r{cause}").end(cause)
+
+    def _target(self, route: Route) -> str:
+        if route.pack is None:
+            return f"umpack-after,r{route.refuse},1"
+        return f"umpack-pack,{self._packs[route.pack]},1"
+
+    def _pack_extensions(self) -> Iterator[Extension]:
+        for id_, name in self._packs.items():
+            plan = self._site.packs[id_]
+            extension = Extension(name, f"pack {id_}")
+            extension.set("UMPACK_REFUSAL", str(plan.refusal_cause))
+            budget = math.ceil(min(plan.setup_budget, _MOST_TIME))
+            extension.set("UMPACK_BUDGET", str(budget)).set("UMPACK_ONCE", "")
+            for trunk in self._trunks.values():
+                extension.set(f"UMPACK_OUT_{trunk}", "")
+            for member in self._site.chain(id_):
+                self._hunt(extension, self._site.packs[member])
+            yield extension.end("${UMPACK_REFUSAL}")
+
+    def _hunt(self, extension: Extension, plan: PackPlan) -> None:
+        count = len(plan.channels)
+        calls = [
+            f"Gosub(umpack-trunk,{self._trunks[run.trunk.id]},"
+            f"1({run.position},{run.length},{run.slot},{run.step}))"
+            for run in runs(self._site.trunks, plan.channels)
+        ]
+        extension.set("UMPACK_WITHIN", f"{min(max(plan.answer_within, 0.001), _MOST_TIME):.3f}")
+        if plan.strategy is Strategy.LINEAR or count == 1:
+            extension.set("UMPACK_FROM", "0").set("UMPACK_TO", str(count))
+            for call in calls:
+                extension.do(call)
+            return
+        # Nobody keeps the pointer while umpack is away; a random start spreads the calls as well.
+        extension.set("UMPACK_START", f"${{RAND(0,{count - 1})}}")
+        extension.set("UMPACK_FROM", "${UMPACK_START}").set("UMPACK_TO", str(count))
+        for call in calls:
+            extension.do(call)
+        extension.set("UMPACK_FROM", "0").set("UMPACK_TO", "${UMPACK_START}")
+        for call in calls:
+            extension.do(call)
+
+    def _trunk_extensions(self) -> Iterator[Extension]:
+        for id_, name in self._trunks.items():
+            trunk = self._site.trunks[id_]
+            yield trunk_extension(trunk, name)
