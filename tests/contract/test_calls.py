@@ -141,7 +141,7 @@ async def test_hanging_up_at_once_frees_the_channel(pbx: ContractPbx) -> None:
     endpoints: Servers = {"a": Ring()}
     async with umpack_with(pbx, endpoints, site_of([A], [sites.plan("um", ["a:1"])])) as umpack:
         for _ in range(5):
-            assert (await pbx.call(NUMBER, patience=0.001)).status == 487
+            assert (await pbx.call(NUMBER, patience=0.01)).status == 487
             await umpack.until(lambda: umpack.busy == 0)
         await umpack.check_clean(5)
         assert {record.ending for record in umpack.records()} == {Ending.ABANDONED}

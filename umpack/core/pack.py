@@ -124,7 +124,9 @@ class Pack:
 
     def point_at(self, channel: ChannelId | None) -> None:
         """Set the pointer; a channel that is not a member leaves it before the first position."""
-        self.last = next((p for p, c in enumerate(self.channels) if c.id == channel), -1)
+        # By the plan: at a reload the channels still have the names they had before.
+        order = self.plan.channels
+        self.last = order.index(channel) if channel in order else -1
 
     def next_position(self) -> int:
         """The position the strategy names next, or -1 when none is idle. Changes nothing."""

@@ -5,7 +5,8 @@ A reload changes all of it at once under running calls; what is alive carries ov
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Set
+from itertools import chain, count
 from typing import Generic
 
 from umpack.core.administration import Drain
@@ -66,7 +67,7 @@ class Roster(Generic[Holder]):
                 channels[id_] = channel
                 fixed.append((channel, trunk, slot, parts))
         removed = [channel for channel in known.values() if channel.lease is not None]
-        names = {id(channel): id_ for id_, channel in channels.items()}
+        names = self._names_after(channels, known.values())
         packs: dict[PackId, Pack] = {}
         for plan in site.packs.values():
             packs[plan.id] = pack = Pack(plan, [channels[id_] for id_ in plan.channels])
@@ -79,9 +80,11 @@ class Roster(Generic[Holder]):
         self.site, self.packs, self._routes, self._chains = site, packs, routes, chains
         for channel, trunk, slot, parts in fixed:
             self._fix(channel, trunk, slot, parts)
+        taken = channels.keys() | {channel.id for channel in removed}
         for channel in removed:
             if channel.id in channels:
-                channel.id = ChannelId(f"{channel.id} (removed)")
+                channel.id = _unused(channel.id, taken)
+                taken.add(channel.id)
         self.ledger.channels = channels | {channel.id: channel for channel in removed}
         self.ledger.seat(packs.values())
         for channel in removed:
@@ -90,6 +93,19 @@ class Roster(Generic[Holder]):
             self.ledger.unblock(channel, REMOVED)
         for drain in self._drains.values():
             self._apply(drain)
+
+    def _names_after(
+        self, channels: dict[ChannelId, Channel], gone: Iterable[Channel]
+    ) -> dict[int, ChannelId]:
+        """What the channels of now are called in the new site, by their identity in memory.
+
+        One that has gone keeps its name for a new line in its place, unless a channel that stays
+        has taken it.
+        """
+        before = self.ledger.channels
+        names = {id(c): id_ for id_, c in channels.items() if before.get(c.id) is c}
+        taken = set(names.values())
+        return names | {id(c): _unused(c.id, taken) for c in gone if c.id in taken}
 
     def _pointer_for(self, pack: Pack, names: dict[int, ChannelId]) -> ChannelId | None:
         before = self.packs.get(pack.id)
@@ -177,6 +193,12 @@ def _identity(trunk: Trunk, slot: int) -> Hashable:
     if trunk.kind is TrunkKind.SIP:
         return trunk.channel_id(slot)
     return trunk.pbx, trunk.number(slot)
+
+
+def _unused(id_: ChannelId, taken: Set[ChannelId]) -> ChannelId:
+    """A name for a channel whose own has been given to another one."""
+    names = chain((f"{id_} (removed)",), (f"{id_} (removed {n})" for n in count(2)))
+    return next(ChannelId(name) for name in names if name not in taken)
 
 
 def _parts(trunk: Trunk, slot: int) -> tuple[str, ...]:

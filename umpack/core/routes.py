@@ -89,9 +89,9 @@ class Pattern:
         prefix = first if same is None else first[:same]
         free = len(first) - len(prefix)
         # 9 and not 10: a block is more exact than as many X.
-        # The last number tells a smaller block from a larger one around it.
+        # Then it ends (0: before any rest); the last number puts the smaller of two blocks first.
         size = int(last) - int(first) + 1
-        rank = (1,) * len(prefix) + (9,) * free + ((size,) if free else ())
+        rank = (1,) * len(prefix) + (9,) * free + ((0, size) if free else ())
         regex = re.compile(re.escape(prefix) + f"[0-9]{{{free}}}")
         return cls(text, regex, rank, prefix, (first, last))
 

@@ -64,7 +64,7 @@ def test_a_call_gets_a_channel_a_dial_string_and_a_limit() -> None:
     answer = take(distributor, "100", 50.0)
     assert (answer.channel, answer.dial, answer.attempt) == ("board:1", "DAHDI/4/100", 1)
     assert answer.timeout == 20.0
-    assert distributor.ledger.holds(answer.lease.token)
+    assert distributor.ledger.holds(answer.lease)
     assert [offer.call for offer in distributor.calls] == [answer.lease.holder.call]
     assert distributor.take_records() == []
 
@@ -185,7 +185,7 @@ def test_a_connected_call_is_one_record_with_its_attempt() -> None:
     assert (attempt.position, attempt.after, attempt.passed_over) == (3, "a:2", 0)
     assert (attempt.started, attempt.ended, attempt.outcome) == (2.0, 62.0, ANSWERED)
     assert record.channel == "a:3"
-    assert distributor.ledger.holds(second.lease.token)
+    assert distributor.ledger.holds(second.lease)
     fourth = take(distributor, now=70.0)
     distributor.outcome(fourth.lease, ANSWERED, 71.0)
     (attempt,) = one_record(distributor).attempts
@@ -302,6 +302,36 @@ def test_a_trunk_that_failed_is_not_met_again_after_glare() -> None:
     assert refusal(distributor.outcome(third.lease, refused(38), 0.3)).cause == 34
 
 
+def test_glare_takes_the_trunks_own_next_channel_before_the_next_pack() -> None:
+    a, b, c = trunk("a", 3), trunk("b", 1), trunk("c", 1)
+    packs = [plan("um", all_of(a, b), overflow=["spare"]), plan("spare", all_of(c))]
+    distributor = Distributor(site([a, b, c], packs))
+    decision: Decision = distributor.offer(call(), 0.0)
+    met = []
+    for _ in range(5):
+        answer = assigned(decision)
+        met.append((answer.lease.pack.id, answer.channel))
+        decision = distributor.outcome(answer.lease, refused(44), 0.1)
+    assert met == [
+        ("um", "a:1"),
+        ("um", "b:1"),
+        ("um", "a:2"),
+        ("um", "a:3"),
+        ("spare", "c:1"),
+    ]
+    assert refusal(decision).reason is Reason.ATTEMPTS_FAILED
+
+
+def test_a_trunk_that_failed_as_a_whole_sends_the_call_to_the_next_pack() -> None:
+    a, b = trunk("a", 3), trunk("b", 1)
+    packs = [plan("um", all_of(a), overflow=["spare"]), plan("spare", all_of(b))]
+    distributor = Distributor(site([a, b], packs))
+    second = assigned(distributor.outcome(take(distributor).lease, refused(44), 0.1))
+    assert second.channel == "a:2"
+    third = assigned(distributor.outcome(second.lease, refused(38), 0.2))
+    assert (third.lease.pack.id, third.channel) == ("spare", "b:1")
+
+
 # -- time -------------------------------------------------------------------------------------
 
 
@@ -373,8 +403,19 @@ def test_a_call_ends_once(first: str, second: str) -> None:
     other = take(distributor)
     with pytest.raises(LeaseError):
         end(second)
-    assert distributor.ledger.holds(other.lease.token)
+    assert distributor.ledger.holds(other.lease)
     assert len(distributor.take_records()) == 1
+
+
+def test_a_lease_of_before_a_restart_ends_no_call_of_now() -> None:
+    before, now = (Distributor(one_pack(trunk("a", 1))) for _ in range(2))
+    old, running = take(before).lease, take(now).lease
+    assert old.token == running.token
+    with pytest.raises(LeaseError, match="a:1"):
+        now.outcome(old, ANSWERED, 1.0)
+    assert now.ledger.holds(running)
+    assert now.take_records() == []
+    assert now.outcome(running, ANSWERED, 2.0) == Done(16)
 
 
 def test_records_are_given_out_once_oldest_first() -> None:

@@ -6,8 +6,9 @@ from tests.sites import ANSWERED, all_of, call, one_pack, plan, refused, site, t
 from umpack.core.administration import Drain
 from umpack.core.calls import Reason, Refusal
 from umpack.core.channel import ChannelId, ChannelState
-from umpack.core.distributor import Distributor, UnknownTarget
+from umpack.core.distributor import Distributor
 from umpack.core.pack import Exclusion, PackId, Strategy
+from umpack.core.roster import UnknownTarget
 from umpack.core.trunk import TrunkId
 
 A, B = trunk("a", 2), trunk("b", 2)
@@ -150,7 +151,7 @@ def test_what_a_restart_does_not_find_waits_for_its_return() -> None:
     distributor = Distributor(one_pack(A))
     saved = [(PackId("gone"), ChannelId("a:1")), (PackId("um"), ChannelId("b:1"))]
     distributor.restore([drain("b"), drain("a:2", until=5.0)], saved)
-    assert distributor.pointers == {}
+    assert distributor.pointers == {PackId("gone"): "a:1"}
     assert states(distributor) == {"a:1": ChannelState.IDLE, "a:2": ChannelState.BLOCKED}
     distributor.reload(one_pack(A, B))
     assert states(distributor)["b:1"] is ChannelState.BLOCKED

@@ -48,7 +48,7 @@ def test_a_lease_takes_the_channel_from_every_pack_at_once() -> None:
     assert idle(um) == ["a:1", "a:2"]
     assert idle(spare) == ["a:2"]
     assert (um.last, spare.last) == (-1, 0)
-    assert (len(ledger), list(ledger), ledger.holds(lease.token)) == (1, [lease], True)
+    assert (len(ledger), list(ledger), ledger.holds(lease)) == (1, [lease], True)
 
 
 def test_a_release_gives_it_back_to_every_pack() -> None:
@@ -58,7 +58,7 @@ def test_a_release_gives_it_back_to_every_pack() -> None:
     assert lease.channel.lease is None
     assert idle(um) == ["a:1", "a:2", "a:3"]
     assert idle(spare) == ["a:3", "a:2"]
-    assert (len(ledger), list(ledger), ledger.holds(lease.token)) == (0, [], False)
+    assert (len(ledger), list(ledger), ledger.holds(lease)) == (0, [], False)
     assert um.last == 2
 
 
@@ -98,6 +98,15 @@ def test_a_second_release_is_an_error_and_changes_nothing() -> None:
     assert second.channel.lease is second
     assert state(ledger, "a:1") is ChannelState.LEASED
     assert len(ledger) == 1
+
+
+def test_another_ledgers_lease_is_not_held_whatever_its_token() -> None:
+    ledger, um, _ = two_packs()
+    other, elsewhere, _ = two_packs()
+    lease, stranger = ledger.lease(um, 0, 0.0, "call"), other.lease(elsewhere, 0, 0.0, "call")
+    assert lease.token == stranger.token
+    assert ledger.holds(lease)
+    assert not ledger.holds(stranger)
 
 
 @pytest.mark.parametrize("token", [0, -1, 999])
@@ -150,7 +159,7 @@ def test_a_blocked_call_runs_on_and_its_channel_stays_out_afterwards() -> None:
     lease = ledger.lease(um, 1, 0.0, "call")
     ledger.block(lease.channel, "anna", "painting")
     assert state(ledger, lease.channel.id) is ChannelState.DRAINING
-    assert ledger.holds(lease.token)
+    assert ledger.holds(lease)
     ledger.release(lease.token)
     assert state(ledger, lease.channel.id) is ChannelState.BLOCKED
     assert (idle(um), idle(spare)) == (["a:1", "a:3"], ["a:3"])
@@ -182,6 +191,17 @@ def test_new_packs_take_over_under_running_calls() -> None:
     assert "a:1" not in idle(um)
     assert [seat.pack for seat in lease.channel.seats] == [fresh, other]
     assert all(seat.pack is not spare for c in ledger.channels.values() for seat in c.seats)
+
+
+def test_a_channel_no_pack_has_any_more_has_no_seat() -> None:
+    ledger, um, _ = two_packs()
+    lease = ledger.lease(um, 0, 0.0, "call")
+    only = Pack(plan("only", ["a:3"]), um.channels[2:])
+    ledger.seat([only])
+    assert [len(channel.seats) for channel in ledger.channels.values()] == [0, 0, 1]
+    ledger.release(lease.token)
+    assert lease.channel.state is ChannelState.IDLE
+    assert idle(only) == ["a:3"]
 
 
 def test_the_leases_may_be_ended_while_they_are_walked() -> None:

@@ -99,13 +99,43 @@ def test_every_channel_has_one_place(
         ("c", "abc", "", None),
         ("c", "ab", "ab", None),
         ("c", "abc", "cxab", "c"),
+        ("b", "abcd", "dac", "a"),
+        ("b", "abcd", "cad", "d"),
+        ("b", "abcd", "axcd", "x"),
+        ("b", "abcd", "da", "a"),
+        ("d", "abcd", "cba", "b"),
+        ("a", "ab", "b", "b"),
     ],
 )
 def test_the_pointer_survives_a_change_of_members(
     last: str | None, old: str, new: str, carried: str | None
 ) -> None:
     pointer = None if last is None else ChannelId(last)
-    assert carried_pointer(pointer, ids(old), set(ids(new))) == carried
+    assert carried_pointer(pointer, ids(old), ids(new)) == carried
+
+
+@relaxed
+@given(
+    st.integers(1, 8).flatmap(
+        lambda n: st.tuples(
+            st.integers(0, n - 1),
+            st.just("abcdefgh"[:n]),
+            st.lists(st.sampled_from("abcdefghxyz"), unique=True),
+        )
+    )
+)
+def test_who_was_next_stays_next_in_any_new_order(case: tuple[int, str, list[str]]) -> None:
+    last, old, new = case
+    carried = carried_pointer(ChannelId(old[last]), ids(old), ids("".join(new)))
+    turns = [*old[last + 1 :], *old[:last]]
+    following = next((name for name in turns if name in new), None)
+    if old[last] in new:
+        assert carried == old[last]
+    elif following is None:
+        assert carried is None
+    else:
+        assert carried is not None
+        assert new[(new.index(carried) + 1) % len(new)] == following
 
 
 @relaxed
@@ -120,7 +150,7 @@ def test_who_was_next_stays_next_whoever_leaves(case: tuple[int, int, set[int]])
     new = [channel for position, channel in enumerate(old) if position not in leaving]
     in_turn = [*old[last + 1 :], *old[: last + 1]]
     expected = next((channel for channel in in_turn if channel in new), None)
-    carried = carried_pointer(old[last], old, set(new))
+    carried = carried_pointer(old[last], old, new)
     if not new:
         assert carried is None
     else:
@@ -136,6 +166,13 @@ def test_a_pointer_at_a_stranger_begins_anew() -> None:
     assert (pack.last, pack.pointer) == (-1, None)
     pack.point_at(None)
     assert (pack.last, pack.pointer) == (-1, None)
+
+
+def test_a_pointer_is_a_place_in_the_plan_whatever_its_members_are_called_just_now() -> None:
+    pack, ledger = living(Strategy.CYCLIC, trunk("a", 3))
+    ledger.channels[ChannelId("a:2")].id = ChannelId("before:2")
+    pack.point_at(ChannelId("a:2"))
+    assert pack.last == 1
 
 
 # -- the hunt ---------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_a_new_trunk_takes_calls_at_once() -> None:
     assert isinstance(distributor.offer(call(), 0.0), Refusal)
     distributor.reload(one_pack(trunk("a", 1), B))
     assert [take(distributor).channel for _ in range(2)] == ["b:1", "b:2"]
-    assert distributor.ledger.holds(held.lease.token)
+    assert distributor.ledger.holds(held.lease)
 
 
 def test_an_idle_channel_that_is_removed_is_gone() -> None:

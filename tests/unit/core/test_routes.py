@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sites import MAIN, route
+from tests.unit.core.worlds import unshrunk
 from umpack.core import routes as routes_module
 from umpack.core.pack import PackId
 from umpack.core.routes import Pattern, PatternError, Route, Routes
@@ -122,6 +123,13 @@ def test_the_documented_order() -> None:
         ("1XX", "1*", "150"),
         ("1[3]X", "1X[3]", "133"),
         ("150-159", "100-199", "155"),
+        ("140-160", "100-199", "155"),
+        ("150-199", "100-150", "150"),
+        ("140-149", "140-159", "145"),
+        ("+140-+160", "+100-+199", "+155"),
+        ("155-155", "150-159", "155"),
+        ("0000-8888", "[0-8][0-8][0-8][0-8]*", "1234"),
+        ("1[0-8][0-8]", "100-188", "155"),
     ],
 )
 def test_the_more_exact_one_wins_whatever_the_order_in_the_file(
@@ -156,6 +164,12 @@ class Shape:
             return False
         return all(digit in place for digit, place in zip(number, self.places, strict=False))
 
+    @property
+    def size(self) -> int:
+        """Of a block, how many numbers it has; other patterns count as none, a block of one too."""
+        low, high = self.block or (0, 0)
+        return high - low + 1 if high > low else 0
+
     def width(self, place: int) -> int:
         """How many digits may stand there; any rest is wider than all, the end narrower."""
         if place < len(self.places):
@@ -165,10 +179,12 @@ class Shape:
 
 
 def beats(one: Shape, other: Shape) -> bool | None:
-    """Whether one pattern is more exact than another; `None` for neither."""
+    """Whether one pattern is more exact than another; `None` for neither. Both fit a number."""
     for place in range(max(len(one.places), len(other.places)) + 1):
         if one.width(place) != other.width(place):
             return one.width(place) < other.width(place)
+    if (one.size or other.size) and one.size != other.size:
+        return one.size < other.size
     return None
 
 
@@ -231,7 +247,7 @@ def naive_match(file: list[Line], pbx: PbxId, called: str, caller: str) -> int |
     return best
 
 
-@settings(deadline=None, max_examples=300)
+@settings(unshrunk, max_examples=150)
 @given(
     st.lists(lines, max_size=25),
     st.lists(
@@ -316,6 +332,17 @@ def test_what_is_remembered_is_bounded_and_always_right() -> None:
         assert pack_for(table, str(n)) == ("one" if str(n).startswith("1") else "any")
         assert len(table._remembered) <= routes_module._MEMORY
     assert pack_for(table, "12345") == "one"
+
+
+@pytest.mark.parametrize(("length", "remembered"), [(64, 1), (65, 0), (5000, 0)])
+def test_numbers_longer_than_any_are_routed_but_not_remembered(
+    length: int, remembered: int
+) -> None:
+    table = Routes([route("1*", "one"), route("*", "any")])
+    for _ in range(2):
+        assert pack_for(table, "1" * length) == "one"
+        assert pack_for(table, "1" * length, pbx=BRANCH) is None
+    assert len(table._remembered) == 2 * remembered
 
 
 def test_memory_keeps_callers_and_exchanges_apart() -> None:

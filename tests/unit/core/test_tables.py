@@ -54,12 +54,13 @@ MODULES = [
 
 
 def values() -> list[type]:
-    """Every dataclass the core defines."""
+    """Every dataclass and named tuple the core defines."""
     return [
         class_
         for module in MODULES
         for _, class_ in getmembers(module, isclass)
-        if dataclasses.is_dataclass(class_) and class_.__module__ == module.__name__
+        if dataclasses.is_dataclass(class_) or hasattr(class_, "_fields")
+        if class_.__module__ == module.__name__
     ]
 
 
@@ -123,6 +124,9 @@ def test_no_verdict_is_about_a_cause_nobody_knows() -> None:
 
 @pytest.mark.parametrize("class_", values(), ids=lambda class_: class_.__name__)
 def test_values_are_frozen_and_slotted(class_: type) -> None:
+    if issubclass(class_, tuple):
+        assert "_fields" in vars(class_), "a named tuple itself: a class upon it could be written"
+        return
     assert class_.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert "__slots__" in vars(class_)
 
