@@ -10,6 +10,7 @@ from umpack.core.causes import CauseTable, Outcome, Result
 from umpack.core.channel import ChannelId
 from umpack.core.dial import DialTemplate
 from umpack.core.distributor import Distributor
+from umpack.core.health_policy import HealthPolicy
 from umpack.core.pack import PackId, PackPlan, Strategy
 from umpack.core.routes import Pattern, Route
 from umpack.core.site import Site
@@ -107,8 +108,10 @@ def site(
     routes: Iterable[Route] | None = None,
     *,
     causes: CauseTable | None = None,
+    policy: HealthPolicy | None = None,
 ) -> Site:
-    """A site; without `routes` everything goes to the first pack."""
+    """A site; without `routes` everything goes to the first pack. `policy` is every trunk's."""
+    trunks = tuple(trunks)
     plans = {pack.id: pack for pack in packs}
     if routes is None:
         routes = (route("*", next(iter(plans))),)
@@ -117,7 +120,15 @@ def site(
         packs=plans,
         routes=tuple(routes),
         causes=causes or CauseTable(),
+        policies={t.id: policy for t in trunks} if policy else {},
     )
+
+
+NEVER = 10**9
+UNMOVED = HealthPolicy(
+    suspect_after=NEVER, failures_to_eject=NEVER, channel_failures=NEVER, outlier_sample=NEVER
+)
+"""No failure changes how a trunk is used: for tests of what is left then."""
 
 
 def one_pack(

@@ -106,6 +106,11 @@ class Ending(Enum):
     """umpack had no channel, or no further one."""
     ABANDONED = "abandoned"
     """The caller hung up, or the connection to the PBX ended, before an answer."""
+    ADOPTED = "adopted"
+    """Found in the PBX on one of our channels, and over now; another umpack, or somebody else, had
+    placed it there."""
+    LEAKED = "leaked"
+    """Its channel was gone from the PBX while its connection to us still stood."""
 
 
 @dataclass(frozen=True, slots=True)

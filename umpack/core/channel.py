@@ -36,10 +36,16 @@ class ChannelEvent(IntEnum):
     RELEASE = 1
     BLOCK = 2
     UNBLOCK = 3
+    ADOPT = 4
+    """A call is found on it that nobody here gave it."""
 
 
 TRANSITIONS: dict[ChannelEvent, dict[ChannelState, ChannelState]] = {
     ChannelEvent.LEASE: {ChannelState.IDLE: ChannelState.LEASED},
+    ChannelEvent.ADOPT: {
+        ChannelState.IDLE: ChannelState.LEASED,
+        ChannelState.BLOCKED: ChannelState.DRAINING,
+    },
     ChannelEvent.RELEASE: {
         ChannelState.LEASED: ChannelState.IDLE,
         ChannelState.DRAINING: ChannelState.BLOCKED,

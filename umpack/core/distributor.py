@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 
 from umpack.core.calls import (
     Assignment,
@@ -23,18 +22,23 @@ from umpack.core.calls import (
     Reason,
     Refusal,
 )
-from umpack.core.causes import Elsewhere, Outcome, Result, Verdict, name_of
-from umpack.core.channel import Channel
+from umpack.core.causes import Elsewhere, Outcome, Result, Verdict
+from umpack.core.channel import ChannelId
 from umpack.core.dial import is_safe_number, render
 from umpack.core.errors import LeaseError
+from umpack.core.fitness import Fitness, words_of
+from umpack.core.health_states import Admission
 from umpack.core.ledger import Lease, LeaseToken
 from umpack.core.pack import Exclusion, Pack, PackId
-from umpack.core.roster import Roster
+from umpack.core.roster import UnknownTarget
 from umpack.core.site import Site
 from umpack.core.trunk import TrunkId
 
 _SHORTEST_ATTEMPT = 0.1
 """Seconds; with less of the setup budget left another attempt cannot succeed."""
+
+_SHORTEST_TRIAL = 0.2
+"""Seconds; a trunk that needs longer in its trial is not what it was, nor dead."""
 
 _CLEARED = Done(16)
 """Q.850 16: normal call clearing."""
@@ -84,7 +88,7 @@ class Offer:
         return f"<call {self.call.id} to {self.call.called!r} on {where}>"
 
 
-class Distributor(Roster[Offer]):
+class Distributor(Fitness[Offer]):
     """The calls of one site, given channels of its roster."""
 
     def __init__(self, site: Site | None = None) -> None:
@@ -97,6 +101,8 @@ class Distributor(Roster[Offer]):
     def offer(self, call: Call, now: float) -> Assignment | Refusal:
         """A call asks for a channel."""
         offer = Offer(call, now)
+        if now >= self._returns:
+            self.tick(now)
         if not self.accepting:
             return self._refuse(offer, Reason.SHUTTING_DOWN, 41, "umpack is shutting down", now)
         route = self._routes.match(call.pbx, call.called, call.caller)
@@ -126,6 +132,8 @@ class Distributor(Roster[Offer]):
             raise LeaseError(f"{lease!r} is not held")
         offer = self.give_back(lease.token).holder
         verdict = self.site.causes.verdict(outcome)
+        talk = None if offer.answered is None else now - offer.answered
+        self.attempt_ends(lease, outcome, verdict, talk, now)
         self._note(offer, lease, outcome, verdict, now)
         if outcome.result is Result.ANSWERED:
             self._end(offer, Ending.CONNECTED, 16, "connected", now)
@@ -157,15 +165,48 @@ class Distributor(Roster[Offer]):
         lease = self.give_back(token)
         offer = lease.holder
         outcome = Outcome(Result.HUNG_UP, detail=why)
-        self._note(offer, lease, outcome, self.site.causes.verdict(outcome), now)
+        verdict = self.site.causes.verdict(outcome)
+        talk = None if offer.answered is None else now - offer.answered
+        self.attempt_ends(lease, outcome, verdict, talk, now)
+        self._note(offer, lease, outcome, verdict, now)
         ending = Ending.ABANDONED if offer.answered is None else Ending.CONNECTED
         self._end(offer, ending, 16, why, now)
+
+    def adopt(self, id_: ChannelId, call: Call, now: float) -> Lease[Offer] | None:
+        """Hold a channel for a call found on it in the PBX; None if it is held already.
+
+        `UnknownTarget` if there is no such channel. End it with `abandon`.
+        """
+        channel = self.ledger.channels.get(id_)
+        if channel is None:
+            raise UnknownTarget(f"no channel {id_!r}")
+        if channel.lease is not None:
+            return None
+        offer = Offer(call, now)
+        offer.answered = now
+        offer.lease = lease = self.ledger.adopt(channel, now, offer)
+        return lease
+
+    def abandon(self, token: LeaseToken, now: float, why: str) -> None:
+        """The PBX has no call any more where we hold a channel: an adopted call is over, or a lease
+        has leaked. `LeaseError` if the lease is not held."""
+        lease = self.give_back(token)
+        offer = lease.holder
+        if lease.pack is None:
+            offer.lease = None
+            self._end(offer, Ending.ADOPTED, 16, f"{why} ({lease.channel.id})", now)
+            return
+        outcome = Outcome(Result.HUNG_UP, detail=why)
+        self.attempt_ends(lease, outcome, self.site.causes.verdict(outcome), None, now)
+        self._note(offer, lease, outcome, self.site.causes.verdict(outcome), now)
+        self._end(offer, Ending.LEAKED, 16, why, now)
 
     def answered(self, lease: Lease[Offer], now: float) -> None:
         """A hint that the far end has answered: for status and statistics, never for the ledger."""
         offer = lease.holder
         if offer.lease is lease and offer.answered is None:
             offer.answered = now
+            self.attempt_answers(lease, now)
 
     def take_records(self) -> list[CallRecord]:
         """What ended since the last time, oldest first."""
@@ -180,36 +221,41 @@ class Distributor(Roster[Offer]):
     def _assign(self, offer: Offer, now: float) -> Assignment | None:
         for pack_id in offer.chain:
             pack = self.packs[pack_id]
-            if offer.lettered:
-                position = pack.next_position_where(_takes_letters)
-            else:
-                position = pack.next_position()
+            position = self._next(offer, pack)
+            while position >= 0 and self.is_late(pack.channels[position].trunk.id, now):
+                position = self._next(offer, pack)
             if position >= 0:
                 return self._lease(offer, pack, position, now)
             tried = PackTried(pack_id, _why_none(pack), pack.exclusions)
             offer.passed_packs = (*offer.passed_packs, tried)
         return None
 
+    def _next(self, offer: Offer, pack: Pack) -> int:
+        if offer.lettered:
+            return pack.next_position_on(self._takes_letters)
+        return pack.next_position()
+
     def _reassign(self, offer: Offer, now: float) -> Assignment | None:
         """Pack by pack: another trunk first, then trunks that have lost single channels only."""
         met = Counter(attempt.trunk for attempt in offer.attempts)
-        tried = {attempt.channel for attempt in offer.attempts}
-
-        def accepts(channel: Channel, most: int) -> bool:
-            trunk = channel.trunk
-            return (
-                met[trunk.id] < most
-                and trunk.id not in offer.closed_trunks
-                and channel.id not in tried
-                and not (offer.lettered and trunk.dial.digits_only)
-            )
-
+        closed, lettered = offer.closed_trunks, offer.lettered
+        tried = [self.ledger.channels.get(attempt.channel) for attempt in offer.attempts]
         for pack_id in offer.chain:
-            if pack := self.packs.get(pack_id):
-                for most in (1, _CHANNELS_PER_TRUNK):
-                    position = pack.next_position_where(partial(accepts, most=most))
-                    if position >= 0:
-                        return self._lease(offer, pack, position, now)
+            pack = self.packs.get(pack_id)
+            if pack is None:
+                continue
+            here = [seat.position for c in tried if c for seat in c.seats if seat.pack is pack]
+            for most in (1, _CHANNELS_PER_TRUNK):
+                open_to = {
+                    trunk
+                    for trunk in pack.trunks
+                    if met[trunk] < most
+                    and trunk not in closed
+                    and not (lettered and not self._takes_letters(trunk))
+                }
+                position = pack.next_position_on(open_to.__contains__, here)
+                if position >= 0:
+                    return self._lease(offer, pack, position, now)
         return None
 
     def _lease(self, offer: Offer, pack: Pack, position: int, now: float) -> Assignment:
@@ -219,7 +265,18 @@ class Distributor(Roster[Offer]):
         offer.exclusions = pack.exclusions
         dial = render(channel.dial_parts, call.called, call.caller)
         timeout = min(pack.plan.answer_within, offer.deadline - now)
+        health = self.health[channel.trunk.id]
+        if health.admission is not Admission.OPEN:
+            # Nobody shall wait the whole time for a trunk that is doubtful already.
+            timeout = min(timeout, max(_SHORTEST_TRIAL, health.trial_timeout))
+        self.attempt_begins(lease, now)
         return Assignment(lease, channel.id, dial, timeout, len(offer.attempts) + 1)
+
+    def _takes_letters(self, trunk: TrunkId) -> bool:
+        return not self.site.trunks[trunk].dial.digits_only
+
+    def _may_take_letters(self, pack: Pack) -> bool:
+        return any(self._takes_letters(c.trunk.id) and not c.blocks for c in pack.channels)
 
     def _refusal_cause(self, offer: Offer) -> int:
         pack = self.packs.get(offer.chain[0])
@@ -230,7 +287,7 @@ class Distributor(Roster[Offer]):
         why = "; ".join(f"{tried.pack} {tried.why}" for tried in offer.passed_packs)
         if not any(pack.usable for pack in packs):
             reason = Reason.NO_USABLE_TRUNK
-        elif offer.lettered and not any(_may_take_letters(pack) for pack in packs):
+        elif offer.lettered and not any(map(self._may_take_letters, packs)):
             reason, why = Reason.INVALID_NUMBER, f"no board can dial {offer.call.called!r}"
         else:
             reason = Reason.FULL
@@ -245,6 +302,8 @@ class Distributor(Roster[Offer]):
     ) -> None:
         pack, channel = lease.pack, lease.channel
         offer.lease = None
+        if pack is None:
+            return
         attempt = Attempt(
             channel.id,
             channel.trunk.id,
@@ -285,14 +344,6 @@ class Distributor(Roster[Offer]):
         self._records.append(record)
 
 
-def _takes_letters(channel: Channel) -> bool:
-    return not channel.trunk.dial.digits_only
-
-
-def _may_take_letters(pack: Pack) -> bool:
-    return any(_takes_letters(channel) and not channel.blocks for channel in pack.channels)
-
-
 def _why_none(pack: Pack) -> str:
     if not pack.usable:
         return "has no usable channel"
@@ -301,13 +352,6 @@ def _why_none(pack: Pack) -> str:
 
 def _attempts(offer: Offer) -> str:
     tries = ", ".join(
-        f"{attempt.channel} {_in_words(attempt.outcome)}" for attempt in offer.attempts
+        f"{attempt.channel} {words_of(attempt.outcome)}" for attempt in offer.attempts
     )
     return f"{len(offer.attempts)} attempts failed ({tries})"
-
-
-def _in_words(outcome: Outcome) -> str:
-    if outcome.result is Result.TIMED_OUT:
-        return "timed out"
-    sip = f"SIP {outcome.sip}, " if outcome.sip else ""
-    return f"{sip}cause {outcome.cause} {name_of(outcome.cause or 0)}"

@@ -7,10 +7,42 @@ words up to 65,536 positions, and still correct beyond.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 WORD_SHIFT = 8
 WORD_MASK = (1 << WORD_SHIFT) - 1
+
+Mask = tuple[int, ...]
+"""Positions as words, for `IdleSet.first_of`."""
+
+
+def mask_of(size: int, positions: Iterable[int]) -> Mask:
+    """A mask for a set of `size` positions."""
+    words = [0] * ((size >> WORD_SHIFT) + 1)
+    for position in positions:
+        words[position >> WORD_SHIFT] |= 1 << (position & WORD_MASK)
+    return tuple(words)
+
+
+def joined(masks: Iterable[Mask]) -> Mask:
+    """What is in any of the masks, which are of equal size; empty for none."""
+    words: Mask = ()
+    for mask in masks:
+        words = tuple(a | b for a, b in zip(words, mask, strict=True)) if words else mask
+    return words
+
+
+def shared(a: Mask, b: Mask) -> Mask:
+    """What is in both masks."""
+    return tuple(x & y for x, y in zip(a, b, strict=True))
+
+
+def without(mask: Mask, positions: Iterable[int]) -> Mask:
+    """A mask less some positions."""
+    words = list(mask)
+    for position in positions:
+        words[position >> WORD_SHIFT] &= ~(1 << (position & WORD_MASK))
+    return tuple(words)
 
 
 class IdleSet:
@@ -62,14 +94,25 @@ class IdleSet:
         word = self.words[index]
         return (index << WORD_SHIFT) + (word & -word).bit_length() - 1
 
-    def hunt_from(self, start: int) -> Iterator[int]:
-        """All positions, upwards from `start` and then from 0 up to it."""
-        position = self.first_from(start)
-        while position >= 0:
-            yield position
-            position = self.first_from(position + 1)
+    def first_of(self, mask: Mask, start: int = 0) -> int:
+        """The lowest position not below `start` that is in `mask` as well, or -1.
+
+        Costs one step per word, which is what a pack with a broken trunk can afford.
+        """
+        index = start >> WORD_SHIFT
+        if index >= len(self.words):
+            return -1
+        word = (self.words[index] & mask[index]) >> (start & WORD_MASK)
+        if word:
+            return start + (word & -word).bit_length() - 1
+        for later in range(index + 1, len(self.words)):
+            if word := self.words[later] & mask[later]:
+                return (later << WORD_SHIFT) + (word & -word).bit_length() - 1
+        return -1
+
+    def __iter__(self) -> Iterator[int]:
         position = self.first()
-        while 0 <= position < start:
+        while position >= 0:
             yield position
             position = self.first_from(position + 1)
 

@@ -22,6 +22,7 @@ class Lease(Generic[Holder]):
     """One channel held by one call. Compare by identity; release by `token`.
 
     `after` is the pack's pointer before the assignment (-1: none), from which the hunt began.
+    An adopted call came by no pack: `pack` is None, and `position` and `after` are -1.
     """
 
     __slots__ = ("after", "channel", "holder", "pack", "position", "since", "token")
@@ -30,7 +31,7 @@ class Lease(Generic[Holder]):
         self,
         token: LeaseToken,
         channel: Channel,
-        pack: Pack,
+        pack: Pack | None,
         position: int,
         after: int,
         since: float,
@@ -45,7 +46,8 @@ class Lease(Generic[Holder]):
         self.holder = holder
 
     def __repr__(self) -> str:
-        return f"<lease {self.token} of {self.channel.id} in {self.pack.id}>"
+        where = f" in {self.pack.id}" if self.pack else ", adopted"
+        return f"<lease {self.token} of {self.channel.id}{where}>"
 
 
 class Ledger(Generic[Holder]):
@@ -71,6 +73,16 @@ class Ledger(Generic[Holder]):
         lease = Lease(LeaseToken(token), channel, pack, position, pack.last, now, holder)
         channel.lease = self._leases[lease.token] = lease
         pack.last = position
+        return lease
+
+    def adopt(self, channel: Channel, now: float, holder: Holder) -> Lease[Holder]:
+        """Hold a channel for a call that is on it already. No pointer moves."""
+        channel.move(ChannelEvent.ADOPT)
+        for pack, seat in channel.seats:
+            pack.idle.discard(seat)
+        self._token += 1
+        lease = Lease(LeaseToken(self._token), channel, None, -1, -1, now, holder)
+        channel.lease = self._leases[lease.token] = lease
         return lease
 
     def release(self, token: LeaseToken) -> Lease[Holder]:

@@ -7,14 +7,14 @@ members have come or gone (see `carried_pointer`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from itertools import chain, zip_longest
 from typing import NamedTuple, NewType, TypeVar
 
 from umpack.core.channel import Channel, ChannelId
-from umpack.core.idle import IdleSet
+from umpack.core.idle import IdleSet, Mask, joined, mask_of, shared, without
 from umpack.core.trunk import TrunkId
 
 PackId = NewType("PackId", str)
@@ -53,6 +53,17 @@ class PackPlan:
     answer_within: float = 20.0
     setup_budget: float = 30.0
     refusal_cause: int = 34
+
+
+class Grade(IntEnum):
+    """How a pack uses a trunk now, best first."""
+
+    TRIAL = 0
+    """Waits for one call that decides; taken before all others, or it would never come."""
+    FIRST = 1
+    RESERVE = 2
+    """While nothing better is idle."""
+    CLOSED = 3
 
 
 class Seat(NamedTuple):
@@ -105,7 +116,18 @@ def carried_pointer(
 class Pack:
     """The living pack: which positions are idle and where the pointer stands."""
 
-    __slots__ = ("_exclusions", "channels", "cyclic", "id", "idle", "last", "plan")
+    __slots__ = (
+        "_exclusions",
+        "_masks",
+        "_notes",
+        "_tiers",
+        "channels",
+        "cyclic",
+        "id",
+        "idle",
+        "last",
+        "plan",
+    )
 
     def __init__(self, plan: PackPlan, channels: Sequence[Channel]) -> None:
         self.id = plan.id
@@ -116,6 +138,13 @@ class Pack:
         self.last = -1
         """Position last assigned; -1 before the first."""
         self._exclusions: tuple[Exclusion, ...] | None = None
+        self._notes: tuple[Exclusion, ...] = ()
+        self._tiers: Sequence[Mask] | None = None
+        """Positions to hunt, best first; None while all trunks are first choice."""
+        places: dict[TrunkId, list[int]] = {}
+        for position, id_ in enumerate(plan.channels):
+            places.setdefault(TrunkId(id_.rpartition(":")[0]), []).append(position)
+        self._masks = {trunk: mask_of(len(channels), at) for trunk, at in places.items()}
 
     @property
     def pointer(self) -> ChannelId | None:
@@ -130,17 +159,54 @@ class Pack:
 
     def next_position(self) -> int:
         """The position the strategy names next, or -1 when none is idle. Changes nothing."""
+        if self._tiers is not None:
+            return self._next_of(self._tiers)
         if not self.cyclic:
             return self.idle.first()
         position = self.idle.first_from(self.last + 1)
         return position if position >= 0 else self.idle.first()
 
-    def next_position_where(self, accepts: Callable[[Channel], bool]) -> int:
-        """Like `next_position` among the idle channels that `accepts`; costs one look at each."""
-        for position in self.idle.hunt_from(self.last + 1 if self.cyclic else 0):
-            if accepts(self.channels[position]):
+    def next_position_on(
+        self, accepts: Callable[[TrunkId], bool], tried: Iterable[int] = ()
+    ) -> int:
+        """Like `next_position`, on trunks that `accepts` and without the `tried` positions."""
+        allowed = joined(mask for trunk, mask in self._masks.items() if accepts(trunk))
+        if not allowed:
+            return -1
+        allowed = without(allowed, tried)
+        tiers = (allowed,) if self._tiers is None else self._tiers
+        return self._next_of([shared(tier, allowed) for tier in tiers])
+
+    def _next_of(self, tiers: Iterable[Mask]) -> int:
+        for tier in tiers:
+            position = self.idle.first_of(tier, self.last + 1) if self.cyclic else -1
+            if position < 0:
+                position = self.idle.first_of(tier)
+            if position >= 0:
                 return position
         return -1
+
+    def grade(self, grades: Mapping[TrunkId, Grade], *, panic: bool = False) -> None:
+        """Hunt by grades from now on; trunks not named are first choice.
+
+        In a `panic` the reserve is as good as any. Closed trunks are not hunted.
+        """
+        if panic:
+            grades = {t: Grade.FIRST if g is Grade.RESERVE else g for t, g in grades.items()}
+        mine = {trunk: grades.get(trunk, Grade.FIRST) for trunk in self._masks}
+        if all(grade is Grade.FIRST for grade in mine.values()):
+            self._tiers = None
+            return
+        self._tiers = [
+            joined(self._masks[trunk] for trunk, grade in mine.items() if grade is wanted)
+            for wanted in (Grade.TRIAL, Grade.FIRST, Grade.RESERVE)
+            if wanted in mine.values()
+        ]
+
+    @property
+    def trunks(self) -> Mapping[TrunkId, Mask]:
+        """The trunks that have channels here, in order, with their positions."""
+        return self._masks
 
     def passed_over(self, position: int, after: int) -> int:
         """How many positions the hunt passed before `position`, the pointer being at `after`."""
@@ -150,18 +216,22 @@ class Pack:
         """Called by the ledger when a member was blocked or unblocked."""
         self._exclusions = None
 
+    def note(self, notes: Iterable[Exclusion]) -> None:
+        """Say what else keeps calls off trunks, beside their channels' blocks."""
+        self._notes = tuple(notes)
+        self._exclusions = None
+
     @property
     def exclusions(self) -> tuple[Exclusion, ...]:
-        """Blocked members, grouped by trunk and reason."""
+        """Blocked members, grouped by trunk and reason, and trunks that are not first choice."""
         if self._exclusions is None:
             groups: dict[tuple[TrunkId, str], int] = {}
             for channel in self.channels:
                 for why in channel.blocks.values():
                     key = channel.trunk.id, why
                     groups[key] = groups.get(key, 0) + 1
-            self._exclusions = tuple(
-                Exclusion(trunk, count, why) for (trunk, why), count in groups.items()
-            )
+            blocked = (Exclusion(trunk, count, why) for (trunk, why), count in groups.items())
+            self._exclusions = (*blocked, *self._notes)
         return self._exclusions
 
     @property

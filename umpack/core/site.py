@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from umpack.core.causes import CauseTable
+from umpack.core.health_policy import HealthPolicy
 from umpack.core.pack import PackId, PackPlan
 from umpack.core.routes import Route
 from umpack.core.trunk import PbxId, Trunk, TrunkId
+
+_DEFAULT_POLICY = HealthPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Site:
     packs: Mapping[PackId, PackPlan] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     causes: CauseTable = field(default_factory=CauseTable)
+    policies: Mapping[TrunkId, HealthPolicy] = field(default_factory=dict)
+    """Numbers of health; trunks not named have the defaults."""
     no_route_cause: int = 1
     """Q.850 cause for a call no route takes."""
 
@@ -34,6 +39,10 @@ class Site:
                 seen[id_] = None
                 ahead += reversed(self.packs[id_].overflow)
         return tuple(seen)
+
+    def policy(self, trunk: TrunkId) -> HealthPolicy:
+        """The numbers of a trunk's health."""
+        return self.policies.get(trunk, _DEFAULT_POLICY)
 
     def pbx_of(self, pack: PackId) -> PbxId:
         """The PBX whose channels a pack hands out."""

@@ -128,7 +128,7 @@ def _living(offer: Offer) -> View:
         "offered": offer.offered,
         "answered": offer.answered,
         "channel": lease.channel.id if lease else None,
-        "pack": lease.pack.id if lease else None,
+        "pack": lease.pack.id if lease and lease.pack else None,
         "position": lease.position + 1 if lease else None,
         "route": offer.route,
         "attempts": [_attempt(attempt) for attempt in offer.attempts],

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umpack.core.idle import IdleSet
+from umpack.core.idle import IdleSet, joined, mask_of, shared, without
 
 relaxed = settings(deadline=None)
 EDGES = [0, 1, 2, 255, 256, 257, 511, 512, 513, 65_535, 65_536, 65_537, 70_000]
@@ -41,8 +41,12 @@ def test_behaves_as_a_sorted_set(sized: tuple[int, set[int]], data: st.DataObjec
     assert idle.first() == min(model, default=-1)
     start = data.draw(st.integers(0, size) | st.sampled_from([e for e in EDGES if e <= size]))
     assert idle.first_from(start) == min((p for p in model if p >= start), default=-1)
-    later, earlier = [p for p in model if p >= start], [p for p in model if p < start]
-    assert list(idle.hunt_from(start)) == sorted(later) + sorted(earlier)
+    assert list(idle) == sorted(model)
+    masked = data.draw(st.sets(st.sampled_from(sorted(model)))) if model else set()
+    other = data.draw(st.sets(st.integers(0, size - 1), max_size=10))
+    mask = without(joined([mask_of(size, masked), mask_of(size, other)]), other - masked)
+    assert shared(mask, mask_of(size, model)) == mask_of(size, masked)
+    assert idle.first_of(mask, start) == min((p for p in masked if p >= start), default=-1)
     assert [p for p in range(min(size, 600)) if p in idle] == sorted(p for p in model if p < 600)
 
 
@@ -58,12 +62,13 @@ def test_one_position_is_found_from_both_sides(position: int) -> None:
     assert idle.first() == idle.first_from(0) == -1
 
 
-def test_a_start_beyond_the_end_finds_nothing_and_hunting_from_there_wraps() -> None:
+def test_a_start_beyond_the_end_finds_nothing() -> None:
     idle = filled(256, {0, 255})
     assert idle.first_from(256) == -1
     assert idle.first_from(10_000) == -1
-    assert list(idle.hunt_from(256)) == [0, 255]
-    assert list(idle.hunt_from(10_000)) == [0, 255]
+    assert idle.first_of(mask_of(256, [0, 255]), 256) == -1
+    assert idle.first_of(mask_of(256, [0, 255]), 10_000) == -1
+    assert list(idle) == [0, 255]
 
 
 def test_adding_and_discarding_twice_is_harmless() -> None:
@@ -81,7 +86,7 @@ def test_adding_and_discarding_twice_is_harmless() -> None:
 def test_the_set_of_an_empty_pack_is_empty() -> None:
     idle = IdleSet(0)
     assert idle.first() == idle.first_from(0) == -1
-    assert list(idle.hunt_from(0)) == []
+    assert list(idle) == []
 
 
 def test_repr_is_a_status_line() -> None:

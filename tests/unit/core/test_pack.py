@@ -41,7 +41,8 @@ def living(strategy: Strategy, *trunks: Trunk) -> tuple[Pack, Ledger[str]]:
 
 def hunt(pack: Pack, trunks: str = "", channels: tuple[str, ...] = ()) -> int:
     """The next position off `trunks` and `channels`."""
-    return pack.next_position_where(lambda c: c.trunk.id not in trunks and c.id not in channels)
+    tried = [p for p, channel in enumerate(pack.channels) if channel.id in channels]
+    return pack.next_position_on(lambda trunk: trunk not in trunks, tried)
 
 
 def left_out(pack: Pack) -> list[tuple[str, int, str]]:

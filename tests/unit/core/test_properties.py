@@ -89,7 +89,7 @@ class Storm(RuleBasedStateMachine):
         ledger = self.distributor.ledger
         return (
             {c.id: (c.state, c.lease, dict(c.blocks)) for c in ledger.channels.values()},
-            {p.id: (list(p.idle.hunt_from(0)), p.last) for p in self.distributor.packs.values()},
+            {p.id: (list(p.idle), p.last) for p in self.distributor.packs.values()},
             [lease.token for lease in ledger],
             self.distributor.drains,
         )
@@ -372,7 +372,7 @@ class Storm(RuleBasedStateMachine):
         for pack in self.distributor.packs.values():
             assert tuple(c.id for c in pack.channels) == pack.plan.channels
             idle = [p for p, c in enumerate(pack.channels) if c.state is ChannelState.IDLE]
-            assert list(pack.idle.hunt_from(0)) == idle
+            assert list(pack.idle) == idle
             assert len(pack.idle) == len(idle)
             free, position = self.model.free(pack.id), pack.next_position()
             assert (free[0] if free else None) == (

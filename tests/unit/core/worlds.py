@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
-from tests.sites import plan, refused, route, site, trunk
+from tests.sites import UNMOVED, plan, refused, route, site, trunk
 from umpack.core.causes import NAMES, SIP_VERDICTS, Outcome, Result
 from umpack.core.channel import ChannelId
 from umpack.core.pack import PackPlan, Strategy
@@ -84,7 +84,7 @@ def any_site(seed: int) -> Site:
     routes = [route(called, pack) for called, pack in ROUTES.items() if pack in [*names, "ghost"]]
     routes.append(route(f"{UNSAFE_NUMBER[0]}*", names[0] if names else "ghost"))
     routes.append(route(REFUSED_NUMBER, refuse=21))
-    return site(trunks, plans, routes)
+    return site(trunks, plans, routes, policy=UNMOVED)
 
 
 def renamed(world: Site, names: Mapping[str, str], *, packs_follow: bool) -> Site:
@@ -101,7 +101,8 @@ def renamed(world: Site, names: Mapping[str, str], *, packs_follow: bool) -> Sit
         return moved if packs_follow or not kept else kept
 
     packs = {pack.id: replace(pack, channels=members(pack)) for pack in world.packs.values()}
-    return replace(world, trunks=trunks, packs=packs)
+    policies = dict.fromkeys(trunks, UNMOVED)
+    return replace(world, trunks=trunks, packs=packs, policies=policies)
 
 
 sites = st.integers(0, 2**32).map(any_site)  # one draw: a site drawn piece by piece is slow
