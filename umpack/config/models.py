@@ -5,128 +5,38 @@ What needs more than one table (references, overlaps, loops) is checked in `site
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
-    SecretStr,
     StringConstraints,
     WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
 
-from umpack.config.problems import nearest
-from umpack.config.values import Address, host_name, seconds
+from umpack.config.fields import (
+    CAUSE_KEY_PATTERN,
+    Cause,
+    Duration,
+    Host,
+    Id,
+    Listed,
+    Listen,
+    NodeName,
+    OneOrMore,
+    Secret,
+    Table,
+    Text,
+    enum_words,
+    read_channels,
+    word_of,
+)
+from umpack.config.health import Health
+from umpack.config.values import Address
 from umpack.core.causes import Blame, Elsewhere
 from umpack.core.pack import Direction, Strategy
 from umpack.core.trunk import TrunkKind
-
-E = TypeVar("E", bound=Enum)
-
-NOT_TEXT = "string_type"
-"""Pydantic's name for "expected text"; explained together with its own such errors."""
-
-ID_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,39}$"
-CAUSE_KEY_PATTERN = r"^([1-9][0-9]{0,2}|sip [3-6][0-9]{2})$"
-
-
-class Secret(SecretStr):
-    """A secret that shows as `***`."""
-
-    def _display(self) -> str:
-        return "***"
-
-
-def _word_of(words: type[E]) -> Callable[[object], E]:
-    by_name = {str(word.value): word for word in words}
-
-    def read(value: object) -> E:
-        if value is False and "no" in by_name:
-            return by_name["no"]  # YAML 1.1 reads a bare `no` so
-        if not isinstance(value, str):
-            raise PydanticCustomError(NOT_TEXT, "expected a word")
-        if value not in by_name:
-            hint = nearest(value, by_name)
-            raise ValueError(f"{value!r} is not one of {', '.join(by_name)}{hint}")
-        return by_name[value]
-
-    return read
-
-
-def _words(words: type[Enum]) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "enum": [word.value for word in words]})
-
-
-def _read_address(value: object) -> Address:
-    if not isinstance(value, str):
-        raise ValueError('expected host:port in quotes, such as "127.0.0.1:4573"')
-    return Address.parse(value)
-
-
-def _read_host(value: object) -> object:
-    if not isinstance(value, str):
-        return value  # the field itself refuses it
-    bare_ipv6 = value.count(":") > 1 and not value.startswith("[")
-    return host_name(f"[{value}]" if bare_ipv6 else value)
-
-
-def _listed(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _read_channels(value: object) -> object:
-    items = value if isinstance(value, list) else [value]
-    if any(isinstance(item, bool) or not isinstance(item, (int, str)) for item in items):
-        raise ValueError("expected a number of channels, or time slots such as 1-15,17-31")
-    return _listed(value)
-
-
-def _one_or_more(value: object) -> object:
-    return _listed(value) if isinstance(value, list) else (value,)
-
-
-Word = TypeVar("Word")
-Listed = Annotated[tuple[Word, ...], BeforeValidator(_listed)]
-OneOrMore = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_one_or_more),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-]
-Duration = Annotated[
-    float,
-    BeforeValidator(seconds),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h|d)$"},
-            ],
-            "examples": ["500ms", "1s", "2m", "90d"],
-        }
-    ),
-]
-Listen = Annotated[
-    Address,
-    BeforeValidator(_read_address),
-    WithJsonSchema({"type": "string", "pattern": r":[0-9]{1,5}$"}),
-]
-NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-Cause = Annotated[int, Field(ge=1, le=127)]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-Host = Annotated[str, BeforeValidator(_read_host)]
-
-
-class Table(BaseModel):
-    """A mapping of the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Ami(Table):
@@ -164,7 +74,7 @@ class Pbx(Table):
 class Trunk(Table):
     """A line or group of channels with one fate."""
 
-    kind: Annotated[TrunkKind, BeforeValidator(_word_of(TrunkKind)), _words(TrunkKind)] = Field(
+    kind: Annotated[TrunkKind, BeforeValidator(word_of(TrunkKind)), enum_words(TrunkKind)] = Field(
         description="s2m: 30 B channels (1-15, 17-31); s0: 2 B channels; sip: a SIP peer."
     )
     pbx: Text | None = Field(None, description="Its PBX; may be left out where there is one only.")
@@ -179,7 +89,7 @@ class Trunk(Table):
     endpoint: Text | None = Field(None, description="PJSIP endpoint (sip).")
     channels: Annotated[
         int | str | tuple[int | str, ...] | None,
-        PlainValidator(_read_channels),
+        PlainValidator(read_channels),
         WithJsonSchema(
             {
                 "anyOf": [
@@ -201,17 +111,18 @@ class Trunk(Table):
         "{span} {endpoint} {trunk}. Default DAHDI/{channel}/{called} or "
         "PJSIP/{called}@<endpoint>.",
     )
+    health: Health = Field(Health(), description="This trunk's own numbers of health.")
 
 
 class Pack(Table):
     """An ordered group of channels."""
 
-    strategy: Annotated[Strategy, BeforeValidator(_word_of(Strategy)), _words(Strategy)] = Field(
+    strategy: Annotated[Strategy, BeforeValidator(word_of(Strategy)), enum_words(Strategy)] = Field(
         Strategy.LINEAR,
         description="linear: the first idle channel; cyclic: the next idle one after the last "
         "assigned.",
     )
-    direction: Annotated[Direction, BeforeValidator(_word_of(Direction)), _words(Direction)] = (
+    direction: Annotated[Direction, BeforeValidator(word_of(Direction)), enum_words(Direction)] = (
         Field(
             Direction.ASCENDING,
             description="descending hunts from the last member to the first: opposite to an "
@@ -264,12 +175,12 @@ class VerdictRow(Table):
     """What a failure means; what is left out stays as built in."""
 
     elsewhere: (
-        Annotated[Elsewhere, BeforeValidator(_word_of(Elsewhere)), _words(Elsewhere)] | None
+        Annotated[Elsewhere, BeforeValidator(word_of(Elsewhere)), enum_words(Elsewhere)] | None
     ) = Field(
         None,
         description="Try the call again: no, once, on another channel, on another trunk.",
     )
-    blame: Annotated[Blame, BeforeValidator(_word_of(Blame)), _words(Blame)] | None = Field(
+    blame: Annotated[Blame, BeforeValidator(word_of(Blame)), enum_words(Blame)] | None = Field(
         None, description="Whom the failure speaks against: nobody, call, channel, trunk."
     )
 
@@ -320,3 +231,4 @@ class File(Table):
     journal: Journal = Field(Journal(), description="Record of all calls.")
     log: Log = Field(Log(), description="Log.")
     drain: Drain = Field(Drain(), description="What happens at SIGTERM.")
+    health: Health = Field(Health(), description="Numbers of trunk health for all trunks.")

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from umpack.config.configuration import Configuration, Control, Journal, Log, Pbx
-from umpack.config.models import Ami, File, Secret
+from umpack.config.fields import Secret
+from umpack.config.models import Ami, File
 from umpack.config.problems import ConfigProblems, Findings, Problem, dotted
 from umpack.config.site import read_site
 from umpack.config.tables import Tables, read_tables

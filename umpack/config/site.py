@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from umpack.config import models
+from umpack.config.health import policy_from
 from umpack.config.problems import Findings
 from umpack.config.references import report_references
 from umpack.config.tables import Tables
@@ -21,6 +22,7 @@ from umpack.core.causes import (
     refusal_on_sip,
 )
 from umpack.core.channel import ChannelId
+from umpack.core.health_policy import HealthPolicy
 from umpack.core.pack import PackId, PackPlan, order_channels
 from umpack.core.routes import Pattern, PatternError, Route
 from umpack.core.site import Site
@@ -44,7 +46,17 @@ def read_site(tables: Tables, findings: Findings) -> Site:
             packs[plan.id] = plan
     reader.report_overflow(packs)
     routes = _RouteReader(tables, reader.pbx_of, findings).read_all()
-    return Site(trunks, packs, tuple(routes), _causes(tables, findings))
+    causes, policies = _causes(tables, findings), _policies(tables, findings)
+    return Site(trunks, packs, tuple(routes), causes, policies)
+
+
+def _policies(tables: Tables, findings: Findings) -> dict[TrunkId, HealthPolicy]:
+    common = policy_from(tables.health, HealthPolicy(), ("health",), findings)
+    return {
+        TrunkId(id_): policy_from(table.health, common, ("trunks", id_, "health"), findings)
+        for id_, table in tables.trunks.items()
+        if table is not None
+    }
 
 
 class _PackReader:

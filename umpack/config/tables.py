@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from umpack.config import models
+from umpack.config import fields, models
+from umpack.config.health import Health
 from umpack.config.problems import Findings, nearest
 from umpack.config.yaml_source import Document, Odd, Path
 
-T = TypeVar("T", bound=models.Table)
+T = TypeVar("T", bound=fields.Table)
 _SECRET = "secret"  # noqa: S105 -- the key whose value no message may show
 
 
@@ -37,6 +38,7 @@ class Tables:
     journal: models.Journal = field(default_factory=models.Journal)
     log: models.Log = field(default_factory=models.Log)
     drain: models.Drain = field(default_factory=models.Drain)
+    health: Health = field(default_factory=Health)
 
 
 def read_tables(document: Document, findings: Findings) -> Tables:
@@ -65,7 +67,7 @@ class _TableReader:
         tables.pbx = self._section(data, "pbx", models.Pbx, needed=True)
         tables.trunks = self._section(data, "trunks", models.Trunk, needed=True)
         tables.packs = self._section(data, "packs", models.Pack, needed=True)
-        tables.causes = self._section(data, "causes", models.VerdictRow, models.CAUSE_KEY_PATTERN)
+        tables.causes = self._section(data, "causes", models.VerdictRow, fields.CAUSE_KEY_PATTERN)
         tables.routes = self._routes(data.get("routes"))
         for name, model in _SINGLE.items():
             if data.get(name) is not None:
@@ -87,7 +89,7 @@ class _TableReader:
         data: Mapping[str, object],
         name: str,
         model: type[T],
-        id_pattern: str = models.ID_PATTERN,
+        id_pattern: str = fields.ID_PATTERN,
         *,
         needed: bool = False,
     ) -> dict[str, T | None]:
@@ -152,7 +154,7 @@ class _TableReader:
         if value is None:
             return "has no value; give one or remove the key"
         match kind:
-            case models.NOT_TEXT:
+            case fields.NOT_TEXT:
                 return self._unquoted(path, value)
             case "literal_error":
                 words = re.findall(r"'([^']*)'", context["expected"])
@@ -184,13 +186,14 @@ class _TableReader:
         return f'must be quoted: "{text}", because YAML reads {text} as {_read_as(text, value)}'
 
 
-_NODE_NAME: TypeAdapter[str] = TypeAdapter(models.NodeName)
-_SINGLE: dict[str, type[models.Table]] = {
+_NODE_NAME: TypeAdapter[str] = TypeAdapter(fields.NodeName)
+_SINGLE: dict[str, type[fields.Table]] = {
     "defaults": models.Defaults,
     "control": models.Control,
     "journal": models.Journal,
     "log": models.Log,
     "drain": models.Drain,
+    "health": Health,
 }
 _BAD_ID = {
     False: "an id begins with a letter and has at most 40 letters, digits, _ and -",
@@ -208,7 +211,7 @@ _EXPECTED = {
 
 def _keys_beside(path: Path) -> tuple[str, ...]:
     """The keys that could stand where an unknown one does."""
-    tables: dict[tuple[str | int, int], type[models.Table]] = {
+    tables: dict[tuple[str | int, int], type[fields.Table]] = {
         ("pbx", 3): models.Pbx,
         ("trunks", 3): models.Trunk,
         ("packs", 3): models.Pack,
@@ -217,6 +220,8 @@ def _keys_beside(path: Path) -> tuple[str, ...]:
     }
     tables |= {(name, 2): model for name, model in _SINGLE.items()}
     model = tables.get((path[0], len(path)))
+    if len(path) == 4 and path[:1] + path[2:3] == ("trunks", "health"):
+        model = Health
     if len(path) == 4 and path[0] == "pbx":
         model = models.Ami if path[2] == "ami" else models.Agi
     return tuple(model.model_fields) if model else ()

@@ -124,7 +124,7 @@ async def test_calls_of_the_journal(api: tuple[Ask, Small]) -> None:
         ("caler=1", "unknown filter 'caler'"),
         (
             "ending=full",
-            "unknown ending 'full'; there are: connected, declined, refused, abandoned",
+            "unknown ending 'full'; there are: connected, declined, refused, abandoned, adopted, leaked",
         ),
     ],
 )
