@@ -34,6 +34,8 @@ def left_for_restart(running: Configuration, wanted: Configuration) -> list[str]
         found.append("control: the new socket needs a restart")
     if running.journal != wanted.journal:
         found.append("journal: its new path or time needs a restart")
+    if running.messages != wanted.messages:
+        found.append("messages: their new settings need a restart")
     return found
 
 

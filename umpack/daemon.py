@@ -1,8 +1,9 @@
 """The daemon: the only place that joins core, drivers, journal and web.
 
 What happens in a call is decided and done between driver and distributor. Everything here runs
-beside it: a pump takes ended calls off the distributor every `_PUMP` seconds and hands them to log,
-journal and metrics, and saves what must survive a restart.
+beside it: a pump lets time pass in the distributor every `_PUMP` seconds, takes ended calls and
+changes of health off it and hands them to log, journal and metrics, and saves what must survive a
+restart. A pulse tells systemd that all of that works.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Coroutine, Iterator
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,21 +26,26 @@ from drivers.base import LinkState
 from umpack import clock
 from umpack.changes import changes, left_for_restart
 from umpack.config import Configuration, load
-from umpack.core.administration import Drain
 from umpack.core.distributor import Distributor
 from umpack.core.errors import OurFault
-from umpack.core.printable import printable
+from umpack.core.health_states import HealthChange
 from umpack.core.trunk import PbxId
 from umpack.log import LogOutput
+from umpack.operator import Operator
 from umpack.ownership import refuse_foreign_drivers
+from umpack.pulse import Address, Pulse
 from umpack.records import Records
 from umpack.systemd import Notifier
 from umpack.version import VERSION
 from umpack.web import views
-from umpack.web.api import ControlServer, gently
+from umpack.web.api import FEW, ControlServer, gently
 
 _PUMP = 0.1
-"""Seconds between looks at what has ended; also how much of a pointer's way a crash may lose."""
+"""Seconds between looks at what has happened; also how much of a pointer's way, or how new an
+ejection, a crash may lose."""
+
+_STILL = 2.0
+"""Seconds in which a connection is served and the pump comes round, or they do not work."""
 
 _FOREVER = 365 * 86400.0
 """Seconds; for calls of a PBX that has left the configuration."""
@@ -61,13 +68,15 @@ class Daemon:
         log: LogOutput | None = None,
     ) -> None:
         self.configuration = configuration
-        self.distributor = Distributor(configuration.site)
+        self.distributor = Distributor()
+        self.distributor.reload(configuration.site, clock.now())
         self.node = configuration.node or socket.gethostname()
         self._first = configuration
         self._path = path
         self._notifier = notifier or Notifier({})
         self._log = log
         self._records = Records(self.distributor, self.node, configuration.journal)
+        self.operator = Operator(self.distributor, self._records)
         self._control = ControlServer(self, configuration.control.socket)
         self._drivers: dict[PbxId, AsteriskDriver] = {}
         self._leaving: list[AsteriskDriver] = []
@@ -85,6 +94,10 @@ class Daemon:
     def wall(self) -> float:
         """Epoch seconds of the wall clock: drains end when a person's clock says so."""
         return clock.wall()
+
+    def now(self) -> float:
+        """The program's time line, which never steps back."""
+        return clock.now()
 
     @property
     def agi_ports(self) -> dict[PbxId, int]:
@@ -125,7 +138,11 @@ class Daemon:
                 await self._start_driver(plan)
             await self._control.start()
             undo.pop_all()
-        self._watch(self._pump(), "pump", vital=True)
+        pulse = Pulse(_STILL)
+        self._watch(self._pump(pulse), "pump", vital=True)
+        if self._notifier.listening:
+            beat = pulse.beat(self._notifier, self._listeners, self._status_line)
+            self._watch(beat, "pulse", vital=True)
         self._notifier.ready()
         logger.info("umpack {} on {} is up: {!r}", VERSION, self.node, self)
         return self
@@ -221,19 +238,30 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(self) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time()
+    async def _pump(self, pulse: Pulse) -> None:
         while True:
-            self._records.take()
-            if loop.time() >= due:
-                due = loop.time() + self._notifier.interval
-                self._notifier.alive(repr(self))
+            now = clock.now()
+            self.distributor.tick(now)
+            self._records.take(now)
+            pulse.pumped()
             await asyncio.sleep(_PUMP)
+
+    def _listeners(self) -> list[Address]:
+        """None while stopping: they are closed on purpose then."""
+        if self._stopping.is_set():
+            return []
+        return [(driver.plan.agi_host, self._ports[driver]) for driver in self._drivers.values()]
+
+    def _status_line(self) -> str:
+        journal = self._records.journal.fault
+        if journal is None:
+            return repr(self)
+        lasts = ceil(clock.now() - journal.since)
+        return f"{self!r}; journal: {journal.what} for {lasts} s"
 
     def _pump_last(self) -> None:
         try:
-            self._records.take()
+            self._records.take_last(clock.now())
         except OurFault as error:
             logger.error("at the end: {}", error)
 
@@ -286,7 +314,7 @@ class Daemon:
             if self._log and fresh.log != self.configuration.log:
                 self._log.change(fresh.log)
                 done.append("log changed")
-            self.distributor.reload(fresh.site)
+            self.distributor.reload(fresh.site, clock.now())
             undo.pop_all()
         self.configuration = fresh
         for pbx in gone:
@@ -338,18 +366,10 @@ class Daemon:
             "log": {"dropped": self._log.dropped if self._log else 0},
         }
 
-    async def drain(self, drain: Drain) -> None:
-        """Take something out of service; on disk before it is confirmed."""
-        self.distributor.drain(drain)
-        logger.info("{} {}", drain.target, printable(drain.reason, 200))
-        await self._records.save_now(f"{drain.target} takes no more calls")
-
-    async def enable(self, target: str) -> bool:
-        """Put it back; on disk before it is confirmed."""
-        was_out = self.distributor.enable(target)
-        logger.info("{} enabled", target)
-        await self._records.save_now(f"{target} is in service")
-        return was_out
+    def changes(self, limit: int, trunk: str | None) -> Iterator[HealthChange]:
+        """What has lately happened to the trunks, newest first."""
+        self._records.take(clock.now())
+        return self._records.history.newest(limit, trunk)
 
     async def ended_calls(self, limit: int, **filters: str) -> list[views.View]:
         """From the journal, newest first; those that ended just now are among them."""
@@ -364,16 +384,12 @@ class Daemon:
     async def metrics(self) -> str:
         """Prometheus text."""
         packs = await gently(views.packs(self.distributor))
-        trunks = await gently(views.trunks(self.distributor))
+        trunks = await gently(views.trunks(self.distributor, clock.now()), FEW)
         return await asyncio.to_thread(self._records.metrics.text, packs, trunks, self.status())
 
     def __repr__(self) -> str:
-        channels = self.distributor.ledger.channels
         up = sum(driver.link.state is LinkState.UP for driver in self._drivers.values())
-        return (
-            f"{self._calls()}/{len(channels)} channels, "
-            f"{len(self.distributor.packs)} packs, {up}/{len(self._drivers)} PBX links"
-        )
+        return f"{views.headline(self.distributor)}, {up}/{len(self._drivers)} PBX links"
 
 
 def plans(configuration: Configuration) -> Iterator[AsteriskPlan]:

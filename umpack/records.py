@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from math import inf
 
 from loguru import logger
 
@@ -17,7 +18,9 @@ from umpack.core.calls import CallId, CallRecord, Ending
 from umpack.core.channel import ChannelId
 from umpack.core.distributor import Distributor
 from umpack.core.errors import OurFault
+from umpack.core.health_states import HealthMemory
 from umpack.core.pack import PackId
+from umpack.history import History
 from umpack.journal import Journal
 from umpack.log import line_of
 from umpack.web.metrics import Metrics
@@ -26,17 +29,26 @@ from umpack.web.views import View
 _ON_DISK_WITHIN = 5.0
 """Seconds a person waits for the disk before being told that it does not answer."""
 
+_REMEMBER = 30.0
+"""Seconds between looks at what trunks' states do not show: failures so far, ejections forgiven.
+A change of state is saved at once."""
+
 
 class Records:
-    """The journal of one distributor, and the counts of what has ended."""
+    """The journal of one distributor, the counts of what has ended, the history of its trunks."""
 
     def __init__(self, distributor: Distributor, node: str, plan: JournalPlan) -> None:
         self.metrics = Metrics()
+        self.history = History()
         self.journal: Journal
         self._distributor = distributor
         self._node = node
         self._plan = plan
-        self._saved: dict[PackId, ChannelId] = {}
+        self._pointers: dict[PackId, ChannelId] = {}
+        self._trunks: tuple[HealthMemory, ...] = ()
+        self._due = False
+        """The trunks have changed since they were saved."""
+        self._remember_at = -inf
 
     async def open(self) -> None:
         """Open the journal, and have the distributor take up where the last run ended."""
@@ -46,35 +58,56 @@ class Records:
             logger.error("the journal was damaged: kept as {}, a new one begun", aside)
         state = await asyncio.to_thread(self.journal.load_state)
         self._distributor.restore(state.drains, state.pointers.items())
+        self._distributor.remembered(state.trunks, clock.now())
 
     async def close(self) -> None:
         """Write what is left, and say what could not be written."""
         if lost := await asyncio.to_thread(self.journal.close):
             logger.error("{} calls could not be written to the journal", lost)
 
-    def take(self) -> None:
-        """Take over what has ended since the last time: calls, and drains by the wall clock, which
-        is what people mean by `until`."""
-        for drain in self._distributor.expire_drains(clock.wall()):
+    def take(self, now: float) -> None:
+        """Take over what has happened since the last time: ended calls, changes of health, and
+        drains that end by the wall clock, which is what people mean by `until`."""
+        over = self._distributor.expire_drains(clock.wall())
+        for drain in over:
             logger.info("{} is back in service: its time is over", drain.target)
-            self.save()
         if records := self._distributor.take_records():
             self.journal.append(records)
             self.metrics.count(records)
             for record in records:
-                logger.info("{}", line_of(record))
-        if self._distributor.pointers != self._saved:
-            self.save()
+                # A leak is a fault of somebody's, though it cost this call nothing.
+                level = "WARNING" if record.ending is Ending.LEAKED else "INFO"
+                logger.log(level, "{}", line_of(record))
+        if changes := self._distributor.take_changes():
+            self.history.take(changes)
+            self.metrics.count_changes(changes)
+        if changes or now >= self._remember_at:
+            self._remember(now)
+        if over or self._due or self._distributor.pointers != self._pointers:
+            self._save()
 
-    def save(self) -> None:
-        """Have pointers and drains written soon."""
+    def take_last(self, now: float) -> None:
+        """The same, for the last time: trunks are saved as they are now."""
+        self._remember_at = now
+        self.take(now)
+
+    def _remember(self, now: float) -> None:
+        """Look how the trunks are; what is as before stays the same tuple, and is not written."""
+        self._remember_at = now + _REMEMBER
+        trunks = self._distributor.memories(now)
+        if trunks != self._trunks:
+            self._trunks, self._due = trunks, True
+
+    def _save(self) -> None:
         pointers = self._distributor.pointers
-        self.journal.save_state(pointers, self._distributor.drains)
-        self._saved = pointers
+        self.journal.save_state(pointers, self._distributor.drains, self._trunks)
+        self._pointers, self._due = pointers, False
 
     async def save_now(self, what: str) -> None:
-        """Have them on disk; `OurFault` says that `what` is so, but may be forgotten."""
-        self.save()
+        """Have pointers, drains and trunks on disk; `OurFault` says that `what` is so, but may be
+        forgotten."""
+        self._remember(clock.now())
+        self._save()
         try:
             await asyncio.to_thread(self.journal.flush, _ON_DISK_WITHIN)
         except OurFault as error:
@@ -99,7 +132,7 @@ class Records:
         return await asyncio.to_thread(self.journal.call, CallId(id_))
 
     async def _write_out(self) -> None:
-        self.take()
+        self.take(clock.now())
         with contextlib.suppress(OurFault):  # the disk does not answer: show what is there
             await asyncio.to_thread(self.journal.flush, 1.0)
 

@@ -19,6 +19,8 @@ class Notifier:
         self._address = "\0" + name[1:] if name.startswith("@") else name
         watched = environment.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
         limit = _seconds(environment.get("WATCHDOG_USEC", "")) if watched else 0.0
+        self.listening = bool(self._address)
+        """Whether anybody hears what is said here."""
         self.interval = min(1.0, limit / 2) if limit else 1.0
         """How often `alive` is due, in seconds; sd_watchdog_enabled(3) asks for half the limit."""
 
@@ -35,8 +37,12 @@ class Notifier:
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((seconds + 5) * 1e6)}")
 
     def alive(self, status: str) -> None:
-        """The main loop has just proved that it works."""
+        """The daemon has just proved that it works."""
         self._send(f"WATCHDOG=1\nSTATUS={printable(status, 200)}")
+
+    def failing(self, status: str) -> None:
+        """It has not; unless that changes, systemd's patience will end."""
+        self._send(f"STATUS={printable(status, 200)}")
 
     def _send(self, message: str) -> None:
         if not self._address:

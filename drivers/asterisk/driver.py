@@ -1,7 +1,8 @@
 """One Asterisk PBX: its FastAGI listener, which brings the calls, and its AMI link.
 
-Calls come and go by their own connections. The AMI link adds what the connections cannot tell;
-nothing in the ledger waits for it.
+Calls come and go by their own connections. The AMI link adds what the connections cannot tell:
+the alarms of lines and endpoints, and when a far end has answered. Nothing in the ledger waits for
+it, and its loss takes no trunk out: calls that still arrive prove that the PBX lives.
 """
 
 from __future__ import annotations
@@ -15,13 +16,19 @@ from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_server import AgiServer, AgiServerLimits
 from drivers.asterisk.ami import AmiAddress, AmiEvent, AmiLink, EventsMissed, LinkDown, LinkUp
 from drivers.asterisk.calls import CallHandler
+from drivers.asterisk.reception import Reception
+from drivers.asterisk.signal_polls import PollTimes, SignalPolls
+from drivers.asterisk.signals import SIGNAL_EVENTS
 from drivers.base import Clock, Link, LinkState
 from umpack.core.distributor import Distributor
 from umpack.core.errors import OurFault, PeerFault
 from umpack.core.printable import printable
 from umpack.core.trunk import PbxId
 
-WANTED_EVENTS = frozenset({"DialEnd", "FullyBooted", "Shutdown"})
+RESYNC_EVENTS = frozenset({"FullyBooted", "Reload"})
+"""After these nothing that was known of the PBX is sure."""
+
+WANTED_EVENTS = SIGNAL_EVENTS | RESYNC_EVENTS | {"DialEnd", "Shutdown"}
 """All others stay in Asterisk: at a hundred calls a second it would send thousands of them."""
 
 
@@ -38,12 +45,27 @@ class AsteriskPlan:
 class AsteriskDriver:
     """Implements `drivers.base.Driver`."""
 
-    def __init__(self, plan: AsteriskPlan, distributor: Distributor, clock: Clock) -> None:
+    def __init__(
+        self,
+        plan: AsteriskPlan,
+        distributor: Distributor,
+        clock: Clock,
+        times: PollTimes | None = None,
+        reception: Reception | None = None,
+    ) -> None:
         self.plan = plan
+        self._distributor = distributor
         self._clock = clock
-        self._calls = CallHandler(plan.pbx, distributor, clock)
+        self._calls = CallHandler(plan.pbx, distributor, clock, reception)
         self._server: AgiServer | None = None
-        self._ami = AmiLink(plan.ami, events=WANTED_EVENTS) if plan.ami else None
+        self._ami: AmiLink | None = None
+        if plan.ami:
+            self._ami = AmiLink(plan.ami, events=WANTED_EVENTS)
+            self._polls = SignalPolls(
+                plan.pbx, distributor, clock, self._ami.collect, times or PollTimes()
+            )
+        self._hinted = False
+        """The link has told of an answer since it came up."""
         self._tasks: list[asyncio.Task[None]] = []
         self._link = Link(LinkState.CONNECTING, clock())
         self._closing = False
@@ -76,6 +98,7 @@ class AsteriskDriver:
         if self._ami:
             self._tasks = [
                 asyncio.create_task(self._ami.run(), name=f"ami {self.pbx}"),
+                asyncio.create_task(self._polls.run(), name=f"ami polls {self.pbx}"),
                 asyncio.create_task(self._listen(self._ami), name=f"ami events {self.pbx}"),
             ]
 
@@ -93,10 +116,10 @@ class AsteriskDriver:
         """See `Driver.close`."""
         self._closing = True
         left = await self._server.close(grace) if self._server else 0
-        for task in self._tasks[:1]:
+        for task in self._tasks[:-1]:
             task.cancel()
         for task in self._tasks:
-            # The events end by themselves when the link has: both are awaited, none is cut.
+            # The events end by themselves when the link has: all are awaited, these are not cut.
             # What they failed with, `watch` has told.
             await asyncio.wait([task])
         return left
@@ -106,19 +129,39 @@ class AsteriskDriver:
             match item:
                 case LinkUp():
                     self._set_link(LinkState.UP, f"AMI {item.version}")
+                    self._resync()
                 case LinkDown():
                     self._set_link(LinkState.DOWN, item.reason)
+                    self._hint(heard=False)
                 case EventsMissed():
                     logger.warning("pbx {}: {} AMI events missed", self.pbx, item.count)
+                    self._resync()
                 case AmiEvent():
                     self._event(item)
 
     def _event(self, event: AmiEvent) -> None:
         if event.name == "DialEnd":
-            if event.get("DialStatus") == "ANSWER":
-                self._calls.hint_answered(event.get("Uniqueid", ""), self._clock())
+            caller = event.get("Uniqueid")
+            if caller and event.get("DialStatus") == "ANSWER":
+                self._calls.hint_answered(caller, self._clock())
+            self._hint(heard=True)
+        elif event.name in SIGNAL_EVENTS:
+            self._polls.hear(event)
         else:
             logger.info("pbx {}: {}", self.pbx, event.name)
+            if event.name in RESYNC_EVENTS:
+                self._resync()
+
+    def _resync(self) -> None:
+        """The link is new, or has missed something: whatever is known by events is asked for."""
+        self._polls.ask()
+
+    def _hint(self, *, heard: bool) -> None:
+        # With the first DialEnd and not with the link: a manager's user who may not read calls
+        # never gets one, and every attempt of every trunk would seem to be late.
+        if heard is not self._hinted:
+            self._hinted = heard
+            self._distributor.hear(self.pbx, self._clock(), hints=heard)
 
     def _set_link(self, state: LinkState, detail: str) -> None:
         self._link = Link(state, self._clock(), detail)

@@ -217,14 +217,16 @@ class Program:
 
 
 @asynccontextmanager
-async def program(directory: Path, configuration: str = "") -> AsyncIterator[Program]:
+async def program(
+    directory: Path, configuration: str = "", **environment: str
+) -> AsyncIterator[Program]:
     """`umpack run`, up; killed at the end if it still runs."""
     file = directory / "umpack.yaml"
     if configuration or not file.exists():
         file.write_text(configuration or text())
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "umpack.cli", "run", "--config", str(file),
-        stderr=asyncio.subprocess.PIPE, env=_environment(),
+        stderr=asyncio.subprocess.PIPE, env=_environment(**environment),
     )  # fmt: skip
     running = Program(process, file)
     try:

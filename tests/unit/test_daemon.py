@@ -165,7 +165,8 @@ async def test_reload_under_a_running_call(tmp_path: Path) -> None:
         changes = await running.daemon.reload()
         assert changes == ["trunk old removed", "pack um changed"]
         status = await running.ask("get", "/v1/status")
-        assert {t["id"]: t["state"] for t in status["trunks"]}["old"] == "draining"
+        old = next(t for t in status["trunks"] if t["id"] == "old")
+        assert (old["administration"]["state"], old["health"]) == ("draining", None)
         assert status["calls"] == 4
         await callers[3].finish("ANSWER", 16)
         status = await running.ask("get", "/v1/status")
@@ -282,7 +283,8 @@ async def test_drains_survive_a_restart_and_end_by_themselves(tmp_path: Path) ->
         await running.ask("post", "/v1/drain", {"target": "um1:2", "until": soon})
     async with daemon_of(tmp_path) as running:
         status = await running.ask("get", "/v1/status")
-        assert status["trunks"][0]["why"][0] == "1 of 3 channels drained by eva: noise"
+        set_ = status["trunks"][0]["administration"]
+        assert set_["why"][0] == "1 of 3 channels drained by eva: noise"
         await until(lambda: len(running.daemon.distributor.drains) == 1)
         assert running.daemon.wall() >= soon
         async with await placed(running.port) as caller:

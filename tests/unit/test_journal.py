@@ -31,6 +31,7 @@ from umpack.core.calls import Attempt, Call, CallId, CallRecord, Ending, PackTri
 from umpack.core.causes import Blame, Elsewhere, Outcome, Result, Verdict
 from umpack.core.channel import ChannelId
 from umpack.core.errors import OurFault
+from umpack.core.health_states import HealthMemory, HealthState
 from umpack.core.pack import Exclusion, PackId
 from umpack.core.trunk import PbxId, TrunkId
 from umpack.journal import Archive, Fault, Journal, SavedState
@@ -41,6 +42,9 @@ ROOT = Path(__file__).parents[2]
 NODE = "node1"
 START = 1_700_000_000.0
 DRAIN = Drain("line1:3", "eva", "echo\ud800", START, START + 60)
+EJECTED = HealthMemory(
+    TrunkId("um1"), HealthState.EJECTED, START, START + 30, 2, 3, "3× cause 41\ud800"
+)
 
 
 def record(number: int, **changes: object) -> CallRecord:
@@ -239,6 +243,7 @@ def test_counts_name_every_ending(journal: Journal) -> None:
     journal.flush()
     assert journal.counts() == {
         Ending.CONNECTED: 2, Ending.DECLINED: 0, Ending.REFUSED: 1, Ending.ABANDONED: 0,
+        Ending.ADOPTED: 0, Ending.LEAKED: 0,
     }  # fmt: skip
     assert journal.counts(since=record(1).ended)[Ending.CONNECTED] == 1
 
@@ -325,15 +330,106 @@ def test_a_fresh_journal_has_no_state(journal: Journal) -> None:
         max_size=4,
         unique_by=lambda d: d.target,
     ),
+    st.lists(
+        st.builds(
+            HealthMemory,
+            texts.map(TrunkId),
+            st.sampled_from(HealthState),
+            times,
+            times,
+            numbers,
+            numbers,
+            texts,
+        ),
+        max_size=4,
+        unique_by=lambda m: m.trunk,
+    ),
 )
 @settings(deadline=None, max_examples=30)
-def test_state_comes_back_exactly(pointers: dict[PackId, ChannelId], drains: list[Drain]) -> None:
+def test_state_comes_back_exactly(
+    pointers: dict[PackId, ChannelId], drains: list[Drain], trunks: list[HealthMemory]
+) -> None:
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder) / "j") as journal:
-        journal.save_state({PackId("gone"): ChannelId("x:1")}, [replace(DRAIN, target="gone")])
-        journal.save_state(pointers, drains, wait=True)
+        gone = replace(EJECTED, trunk=TrunkId("gone"))
+        journal.save_state(
+            {PackId("gone"): ChannelId("x:1")}, [replace(DRAIN, target="gone")], (gone,)
+        )
+        journal.save_state(pointers, drains, tuple(trunks), wait=True)
         state = journal.load_state()
     assert state.pointers == pointers
     assert sorted(state.drains, key=repr) == sorted(drains, key=repr)
+    assert sorted(state.trunks, key=repr) == sorted(trunks, key=repr)
+
+
+def trunk_rows_written(journal: Journal) -> int:
+    """Counted by a trigger in the file itself."""
+    with closing(sqlite3.connect(journal.path)) as connection:
+        count: int = connection.execute("SELECT count(*) FROM written").fetchone()[0]
+    return count
+
+
+def test_trunks_that_did_not_change_are_not_written_again(journal: Journal) -> None:
+    with closing(sqlite3.connect(journal.path)) as connection, connection:
+        connection.execute("CREATE TABLE written (trunk)")
+        connection.execute(
+            "CREATE TRIGGER seen AFTER INSERT ON trunks "
+            "BEGIN INSERT INTO written VALUES (new.trunk); END"
+        )
+    trunks = (EJECTED,)
+    for n in range(3):
+        journal.save_state({PackId("um"): ChannelId(f"um1:{n}")}, [], trunks, wait=True)
+    assert trunk_rows_written(journal) == 1
+    other = (replace(EJECTED, failures=4),)
+    journal.save_state({}, [], other, wait=True)
+    assert (trunk_rows_written(journal), journal.load_state().trunks) == (2, other)
+    # Another file at the same place gets them, though they did not change.
+    journal.path.rename(journal.path.with_name("kept"))
+    journal.save_state({}, [], other, wait=True)
+    assert journal.load_state().trunks == other
+
+
+def test_trunks_written_in_vain_are_written_again(journal: Journal) -> None:
+    with write_lock(journal.path):
+        journal.save_state({}, [], (EJECTED,))
+        until(lambda: journal.fault)
+    journal.flush()
+    assert journal.load_state().trunks == (EJECTED,)
+
+
+def test_a_trunk_in_a_state_nobody_knows_is_an_error(journal: Journal) -> None:
+    journal.save_state({}, [], (EJECTED,), wait=True)
+    with closing(sqlite3.connect(journal.path)) as connection, connection:
+        connection.execute("UPDATE trunks SET state = 'eaten'")
+    with pytest.raises(OurFault, match="trunk um1: 'eaten' is not a valid HealthState"):
+        journal.load_state()
+
+
+def test_a_file_of_version_1_is_brought_up_and_loses_nothing(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 1")
+        columns = ", ".join("?" * len(COLUMNS))
+        connection.execute(
+            f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES ({columns})",  # noqa: S608
+            row_of(record(7), NODE),
+        )
+        connection.execute("INSERT INTO pointers VALUES (?, 'um', 'um1:8')", (NODE,))
+        connection.execute(
+            "INSERT INTO drains VALUES (?, 'um1', 'eva', 'noise', 1.0, NULL)", (NODE,)
+        )
+    with pytest.raises(OurFault, match="not brought up to this version"):
+        Archive(path, NODE).load_state()
+    pointers, drains = {PackId("um"): ChannelId("um1:8")}, (Drain("um1", "eva", "noise", 1.0),)
+    with opened(path) as journal:
+        assert pragma(path, "user_version") == 2
+        assert journal.moved_aside == ()
+        assert journal.calls() == [record(7)]
+        assert journal.load_state() == SavedState(pointers, drains, ())
+        journal.save_state(pointers, drains, (EJECTED,), wait=True)
+    with opened(path) as journal:
+        assert journal.load_state() == SavedState(pointers, drains, (EJECTED,))
 
 
 def test_the_latest_state_wins_and_nodes_are_apart(path: Path) -> None:

@@ -2,14 +2,31 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import sqlite3
+import time
 from collections.abc import Iterator
+from configparser import ConfigParser
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.unit.daemons import daemon_of, text
+from tests.unit.agi_peer import placed
+from tests.unit.daemons import (
+    PACKS,
+    ROOT,
+    TRUNKS,
+    daemon_of,
+    logged,
+    program,
+    text,
+    until,
+)
+from umpack.daemon import _STILL
 from umpack.systemd import Notifier
+from umpack.web.client import ControlRefused
 
 
 @pytest.fixture
@@ -91,4 +108,95 @@ async def test_the_daemon_tells_its_life(tmp_path: Path, systemd: socket.socket)
     assert [kind for kind in kinds if kind != "WATCHDOG"] == [
         "READY", "RELOADING", "READY", "STOPPING",
     ]  # fmt: skip
-    assert any("STATUS=0/3 channels, 1 packs, 0/1 PBX links" in message for message in messages)
+    assert any("STATUS=3/3 channels, 0 calls, 0/1 PBX links" in message for message in messages)
+
+
+async def until_heard(receiver: socket.socket, text: str, without: str = "\0") -> None:
+    """Until it is told so; `without` must not be told before."""
+    messages: list[str] = []
+    async with asyncio.timeout(20):
+        while not any(text in message for message in messages):
+            await asyncio.sleep(0.01)
+            messages += heard(receiver)
+    assert not any(without in message for message in messages)
+
+
+async def test_the_status_line_says_what_is_wrong(tmp_path: Path, systemd: socket.socket) -> None:
+    told = notifier(systemd, WATCHDOG_USEC="200000")
+    trunks = TRUNKS + TRUNKS.replace("um1", "um2")
+    packs = PACKS.replace("[um1]", "[um1, um2]")
+    configuration = text(trunks=trunks, packs=packs)
+    async with daemon_of(tmp_path, configuration, notifier=told) as running:
+        async with await placed(running.port) as caller:
+            await caller.dialled()
+            await running.ask("post", "/v1/trunks/um2/eject", {})
+            await until_heard(systemd, "STATUS=3/6 channels, 1 call, 1 trunk ejected, 0/1 PBX")
+        with closing(sqlite3.connect(tmp_path / "j.db", check_same_thread=False)) as rival:
+            await asyncio.to_thread(rival.execute, "BEGIN EXCLUSIVE")
+            with pytest.raises(ControlRefused, match="um2 is ejected, but a restart may forget"):
+                await running.ask("post", "/v1/trunks/um2/eject", {})
+            # No reason to be restarted: calls go on without the disk.
+            await until_heard(systemd, "PBX links; journal: database is locked (SQLITE_BUSY) for")
+            heard(systemd)
+            await until_heard(systemd, "WATCHDOG=1")
+
+
+async def test_a_daemon_that_is_deaf_is_not_alive(tmp_path: Path, systemd: socket.socket) -> None:
+    told = notifier(systemd, WATCHDOG_USEC="100000")
+    with logged() as lines:
+        async with daemon_of(tmp_path, notifier=told) as running:
+            await until_heard(systemd, "WATCHDOG=1")
+            (driver,) = running.daemon._drivers.values()
+            assert driver._server is not None
+            port = running.port
+            driver._server._listener.close()
+            await until_heard(systemd, f"STATUS=FastAGI on 127.0.0.1:{port}: ")
+            await asyncio.sleep(0.3)
+            assert not any("WATCHDOG" in message for message in heard(systemd))
+            assert (await running.ask("get", "/v1/status"))["calls"] == 0
+    assert sum(line.startswith("ERROR pulse: FastAGI on 127.0.0.1:") for line in lines) == 1
+
+
+async def test_a_frozen_daemon_is_silent_until_it_thaws(
+    tmp_path: Path, systemd: socket.socket
+) -> None:
+    systemd_of = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "200000"}
+    async with program(tmp_path, text(), **systemd_of) as daemon:
+        await until_heard(systemd, "WATCHDOG=1")
+        daemon.process.send_signal(signal.SIGSTOP)
+        await until(lambda: state_of(daemon.process.pid) == "T")
+        heard(systemd)
+        await asyncio.sleep(1.0)
+        assert heard(systemd) == []
+        daemon.process.send_signal(signal.SIGCONT)
+        await until_heard(systemd, "WATCHDOG=1")
+        assert await daemon.end() == 0
+
+
+def state_of(pid: int) -> str:
+    """T for stopped (proc(5))."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+async def test_a_loop_that_is_blocked_starves_the_watchdog(
+    tmp_path: Path, systemd: socket.socket
+) -> None:
+    told = notifier(systemd, WATCHDOG_USEC="100000")
+    async with daemon_of(tmp_path, notifier=told):
+        await until_heard(systemd, "WATCHDOG=1")
+        heard(systemd)
+        time.sleep(0.5)  # noqa: ASYNC251  # the fault itself
+        assert heard(systemd) == []
+        await until_heard(systemd, "WATCHDOG=1")
+
+
+def test_the_unit_asks_for_what_the_daemon_does() -> None:
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "etc" / "systemd" / "umpack.service")
+    service = unit["Service"]
+    assert (service["Type"], service["NotifyAccess"], service["Restart"]) == (
+        "notify", "main", "always",
+    )  # fmt: skip
+    # A deaf daemon is found after _STILL, and has to be silent for the whole limit then.
+    assert int(service["WatchdogSec"]) > 4 * _STILL

@@ -1,4 +1,4 @@
-"""status, calls, explain, reload, drain, enable: speaking to a running daemon."""
+"""status, calls, explain, reload, drain, enable (and trunk): speaking to a running daemon."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (status, calls, explain, reload, drain, enable):
         app.command()(command)
+    # Here, for its `drain` and `enable` are the commands above.
+    from umpack.cli import trunks
+
+    trunks.register(app)
 
 
 def status(
@@ -137,7 +141,7 @@ def drain(
     umpack drain line1 --until 2h --why "board swap"
     umpack drain line1:17
     """
-    body: dict[str, object] = {"target": target, "why": why, "by": by or _login()}
+    body: dict[str, object] = {"target": target, "why": why, "by": by or login()}
     if until is not None:
         body["until"] = moment(until, clock.wall())
     answer = client(socket, config).post("/v1/drain", body)
@@ -150,6 +154,7 @@ def drain(
 
 def enable(
     target: TargetArgument,
+    by: Annotated[str | None, typer.Option(help="Who; your login name if left out.")] = None,
     as_json: JsonOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
@@ -159,7 +164,7 @@ def enable(
     \b
     umpack enable line1
     """
-    answer = client(socket, config).post("/v1/enable", {"target": target})
+    answer = client(socket, config).post("/v1/enable", {"target": target, "by": by or login()})
     if as_json:
         tables.print_json(answer)
     else:
@@ -171,10 +176,16 @@ def enable(
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+def length(text: str) -> float | None:
+    """Seconds, from `90s`, `5m`, `2h` or `1d`; None for anything else."""
+    span = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    return float(int(span[1]) * _UNITS[span[2]]) if span else None
+
+
 def moment(text: str, now: float) -> float:
     """A moment to come, as epoch seconds, from `90m`, `18:30` (local) or an ISO date and time."""
-    if span := re.fullmatch(r"([0-9]{1,9})([smhd])", text):
-        return now + int(span[1]) * _UNITS[span[2]]
+    if (span := length(text)) is not None:
+        return now + span
     try:
         today = datetime.fromtimestamp(now).astimezone()
         if re.fullmatch(r"[0-9]{1,2}:[0-9]{2}", text):
@@ -194,7 +205,8 @@ def moment(text: str, now: float) -> float:
     return end
 
 
-def _login() -> str:
+def login() -> str:
+    """Who is asking, for the log and for those who see it in status."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a user id without a name, as in containers

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from umpack import clock
+from umpack.core.health_states import HealthState
 from umpack.core.printable import printable
 
 View = dict[str, Any]
@@ -29,6 +30,13 @@ _STYLES = {
     "out of service": "red",
     "partly out of service": "yellow",
     "draining": "yellow",
+    "suspect": "yellow",
+    "up (in reserve)": "yellow",
+    "slow start (in reserve)": "yellow",
+    "half-open": "yellow",
+    "slow start": "yellow",
+    "ejected": "red",
+    "alarmed": "bold red",
     "refused": "red",
     "abandoned": "yellow",
     "declined": "yellow",
@@ -39,11 +47,14 @@ _LAST_MOMENT = 253402214400.0
 """The last day of the year 9999, after which datetime has no name for a moment."""
 
 _NUMBERS = frozenset(
-    {"channels", "idle", "busy", "out", "attempts", "cause", "seconds", "position"}
+    "channels idle busy out attempts cause seconds position first reserve closed".split()
 )
 
 
-_MOMENTS = frozenset({"since", "offered", "ended"})
+_HEALTH = frozenset(state.value for state in HealthState)
+"""What a trunk's note begins with; other exclusions are people's."""
+
+_MOMENTS = frozenset({"since", "offered", "ended", "at"})
 
 
 def console() -> Console:
@@ -136,20 +147,17 @@ def status(answer: View) -> None:
             pbx["detail"] or None,
         )
     out.print(links)
-    packs = _table("Packs", "id", "strategy", "channels", "idle", "busy", "out", "next", "overflow")
+    packs = _table(
+        "Packs", "id", "strategy", "channels", "idle", "busy", "out", "first", "reserve", "closed",
+        "next", "overflow",
+    )  # fmt: skip
     for pack in answer["packs"]:
         overflow = ", ".join(pack["overflow"]) or None
         next_ = pack["next"] or "none idle"
-        _row(packs, pack["id"], pack["strategy"], *_counts(pack), next_, overflow)
+        choice = pack["first_choice"], pack["reserve"], pack["closed"]
+        _row(packs, pack["id"], pack["strategy"], *_counts(pack), *choice, next_, overflow)
     out.print(packs)
-    trunks = _table(
-        "Trunks", "id", "kind", "pbx", "state", "channels", "idle", "busy", "out", "why"
-    )
-    for trunk in answer["trunks"]:
-        until = f" until {moment_of(trunk['until'], answer['now'])}" if trunk["until"] else ""
-        why = ("; ".join(trunk["why"]) + until) or None
-        _row(trunks, trunk["id"], trunk["kind"], trunk["pbx"], trunk["state"], *_counts(trunk), why)
-    out.print(trunks)
+    out.print(_trunks(answer["trunks"], answer["now"]))
     if rows := answer.get("channel_list"):
         _channels(out, rows)
 
@@ -166,6 +174,71 @@ def _warnings(answer: View) -> Iterator[str]:
         yield f"journal: {journal['dropped']} calls found no room and are lost"
     if answer["log"]["dropped"]:
         yield f"log: {answer['log']['dropped']} lines found no reader and are lost"
+
+
+def trunks(rows: list[View]) -> None:
+    """Trunks alone."""
+    console().print(_trunks(rows, clock.now()) if rows else "no trunks")
+
+
+def _trunks(rows: list[View], now: float) -> Table:
+    table = _table(
+        "Trunks", "id", "kind", "pbx", "channels", "idle", "busy", "out", "service", "health",
+        "since", "why, and what next",
+    )  # fmt: skip
+    for row in rows:
+        health = row["health"]
+        _row(
+            table,
+            row["id"],
+            row["kind"],
+            row["pbx"],
+            *_counts(row),
+            row["administration"]["state"],
+            _health_of(row),
+            moment_of(health["since"], now) if health else None,
+            "; ".join(_reasons(row, now)) or None,
+        )
+    return table
+
+
+def _health_of(row: View) -> str:
+    health = row["health"]
+    if health is None:
+        return "removed"
+    in_reserve = health["admission"] == "reserve" and health["state"] != "suspect"
+    return f"{health['state']} (in reserve)" if in_reserve else str(health["state"])
+
+
+def _reasons(row: View, now: float) -> Iterator[str]:
+    ends = {d["reason"]: d["until"] for d in row["administration"]["drains"]}
+    for why in row["administration"]["why"]:
+        end = ends.get(why)
+        yield f"{why} until {moment_of(end, now)}" if end else why
+    if health := row["health"]:
+        yield from (words for words in (health["why"], health["next"]) if words)
+        yield from (f"{rest['channel']} {rest['why']}" for rest in health["resting"])
+
+
+def trunk_lines(row: View) -> list[str]:
+    """One trunk after something was done with it; the text is raw."""
+    health, administration = row["health"], row["administration"]
+    if health is None:
+        return [f"{row['id']} has been removed from the configuration"]
+    words = "; ".join(filter(None, (health["why"], health["next"])))
+    lines = [f"{row['id']} is {_health_of(row)}" + (f": {words}" if words else "")]
+    if administration["state"] != "in service":
+        lines.append(f"{administration['state']}: {'; '.join(administration['why'])}")
+    return lines
+
+
+def changes(rows: list[View]) -> None:
+    """How the health of trunks has changed."""
+    table = _table("Changes of health", "at", "trunk", "from", "to", "why")
+    for row in rows:
+        at = moment_of(row["at"], clock.now())
+        _row(table, at, row["trunk"], row["from"], row["to"], row["why"])
+    console().print(table if rows else "no changes")
 
 
 def _counts(row: View) -> tuple[int, int, int, int]:
@@ -243,12 +316,14 @@ def explanation_lines(row: View) -> list[str]:
     for passed in row["passed_packs"]:
         lines.append(f"pack {passed['pack']} {passed['why']}")
         lines += _excluded(passed["exclusions"])
+    before: View | None = None
     for number, attempt in enumerate(row["attempts"], 1):
-        lines += _attempt(number, attempt)
+        lines += _attempt(number, attempt, before)
+        before = attempt
     if "ending" not in row:
-        lines.append(f"now {row['state']} on {row['channel']}, {_place(row)}")
+        lines.append(f"now {row['state']} on {row['channel']}, {_place(row)}{_moved_on(before)}")
     if row["exclusions"]:
-        lines += ["left out of the hunt:", *_excluded(row["exclusions"])]
+        lines += _hunted(row)
     if "ending" in row:
         seconds = row["ended"] - row["offered"]
         reason = f" ({row['reason']})" if row["reason"] else ""
@@ -263,7 +338,33 @@ def _place(row: View) -> str:
     return f"position {row['position']} of pack {row['pack']}"
 
 
-def _attempt(number: int, attempt: View) -> list[str]:
+def _moved_on(before: View | None) -> str:
+    """Why there was another attempt behind that one."""
+    if before is None:
+        return ""
+    if before["elsewhere"] == "channel":
+        return f"; another channel, for {before['channel']} was lost"
+    return f"; another trunk, for {before['trunk']} had failed this call"
+
+
+def _hunted(row: View) -> list[str]:
+    """What the last hunt left out, and what health said of the trunk it took all the same."""
+    trunk = (row["channel"] or "").rpartition(":")[0]
+    taken = [e for e in row["exclusions"] if e["trunk"] == trunk and _is_of_health(e["why"])]
+    others = [e for e in row["exclusions"] if e not in taken]
+    lines = [f"taken all the same: {trunk}, {e['why']}" for e in taken]
+    return (
+        [*lines, "not first choice, or left out of the hunt:", *_excluded(others)]
+        if others
+        else lines
+    )
+
+
+def _is_of_health(why: str) -> bool:
+    return why.partition(":")[0] in _HEALTH
+
+
+def _attempt(number: int, attempt: View, before: View | None) -> list[str]:
     hunt = f"hunt from behind {attempt['after']}" if attempt["after"] else "hunt from the first"
     passed = attempt["passed_over"]
     skipped = f", {passed} positions passed over" if passed else ""
@@ -271,7 +372,8 @@ def _attempt(number: int, attempt: View) -> list[str]:
     sip = f", SIP {attempt['sip']}" if attempt["sip"] else ""
     cause = f", cause {attempt['cause']}" if attempt["cause"] else ""
     return [
-        f"attempt {number}: {attempt['channel']}, {_place(attempt)} ({hunt}{skipped})",
+        f"attempt {number}: {attempt['channel']}, {_place(attempt)} ({hunt}{skipped})"
+        f"{_moved_on(before)}",
         f"  {attempt['result']} after {seconds:.3f} s{cause}{sip}; "
         f"elsewhere: {attempt['elsewhere']}, blame: {attempt['blame']} ({attempt['source']})",
     ]

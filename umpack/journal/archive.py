@@ -12,7 +12,9 @@ from umpack.core.administration import Drain
 from umpack.core.calls import CallId, CallRecord, Ending
 from umpack.core.channel import ChannelId
 from umpack.core.errors import OurFault
+from umpack.core.health_states import HealthMemory, HealthState
 from umpack.core.pack import PackId
+from umpack.core.trunk import TrunkId
 from umpack.journal.rows import COLUMNS, loaded, record_of, stored
 from umpack.journal.schema import (
     MIGRATIONS,
@@ -27,10 +29,12 @@ _CALLS = f"SELECT {', '.join(COLUMNS)} FROM calls"  # noqa: S608 - names of our 
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """What a restart takes up again: where the packs' pointers stood, and what people had set."""
+    """What a restart takes up again: where the packs' pointers stood, what people had set, and how
+    the trunks were."""
 
     pointers: dict[PackId, ChannelId] = field(default_factory=dict)
     drains: tuple[Drain, ...] = ()
+    trunks: tuple[HealthMemory, ...] = ()
 
 
 class Archive:
@@ -97,7 +101,7 @@ class Archive:
         """The state this node saved last; empty on a fresh file."""
         node = stored(self.node)
         with self._reading() as connection:
-            # One transaction, so that pointers and drains are of the same save.
+            # One transaction, so that all is of the same save.
             connection.execute("BEGIN")
             pointers = connection.execute(
                 "SELECT pack, channel FROM pointers WHERE node = ?", (node,)
@@ -106,12 +110,28 @@ class Archive:
                 "SELECT target, who, why, since, until FROM drains WHERE node = ? ORDER BY target",
                 (node,),
             ).fetchall()
+            trunks = connection.execute(
+                "SELECT trunk, state, since, until, times, failures, why FROM trunks "
+                "WHERE node = ? ORDER BY trunk",
+                (node,),
+            ).fetchall()
         return SavedState(
             {PackId(loaded(pack)): ChannelId(loaded(channel)) for pack, channel in pointers},
             tuple(
                 Drain(loaded(target), loaded(who), loaded(why), since, until)
                 for target, who, why, since, until in drains
             ),
+            tuple(self._memory_of(row) for row in trunks),
+        )
+
+    def _memory_of(self, row: sqlite3.Row) -> HealthMemory:
+        trunk, state, since, until, times, failures, why = row
+        try:
+            known = HealthState(state)
+        except ValueError as error:
+            raise OurFault(f"journal {self.path}: trunk {trunk}: {error}") from error
+        return HealthMemory(
+            TrunkId(loaded(trunk)), known, since, until, times, failures, loaded(why)
         )
 
     @contextmanager

@@ -12,6 +12,7 @@ from umpack.core.administration import Drain
 from umpack.core.calls import CallRecord
 from umpack.core.channel import ChannelId
 from umpack.core.errors import OurFault
+from umpack.core.health_states import HealthMemory
 from umpack.core.pack import PackId
 from umpack.journal.archive import Archive
 from umpack.journal.schema import prepare
@@ -66,17 +67,19 @@ class Journal(Archive):
         self,
         pointers: Mapping[PackId, ChannelId],
         drains: Sequence[Drain],
+        trunks: tuple[HealthMemory, ...] = (),
         *,
         wait: bool = False,
         within: float = 10.0,
     ) -> None:
-        """Replace this node's saved state by this one.
+        """Replace this node's saved state by this one. `trunks` costs nothing while it is the same
+        tuple as the last time.
 
         With `wait` it is on disk when the call returns, for which it blocks up to `within`
         seconds and then raises `OurFault`; the state is kept and will still be written.
         """
         self._refuse_if_closed()
-        self._writer.put_state(State(dict(pointers), tuple(drains)))
+        self._writer.put_state(State(dict(pointers), tuple(drains), trunks))
         if wait:
             self.flush(within)
 

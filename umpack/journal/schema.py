@@ -62,6 +62,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (node, target)
         ) WITHOUT ROWID""",
     ),
+    (
+        """CREATE TABLE trunks (
+            node TEXT NOT NULL, trunk TEXT NOT NULL, state TEXT NOT NULL, since REAL NOT NULL,
+            until REAL NOT NULL, times INTEGER NOT NULL, failures INTEGER NOT NULL,
+            why TEXT NOT NULL,
+            PRIMARY KEY (node, trunk)
+        ) WITHOUT ROWID""",
+    ),
 )
 """One entry per schema version, from 1; entries are only ever added."""
 

@@ -25,6 +25,7 @@ from umpack.core.administration import Drain
 from umpack.core.calls import CallRecord
 from umpack.core.channel import ChannelId
 from umpack.core.errors import OurFault
+from umpack.core.health_states import HealthMemory
 from umpack.core.pack import PackId
 from umpack.journal.rows import COLUMNS, row_of, stored
 from umpack.journal.schema import connect, in_words, is_damage, prepare, transaction
@@ -69,6 +70,9 @@ class State:
 
     pointers: Mapping[PackId, ChannelId]
     drains: Sequence[Drain]
+    trunks: tuple[HealthMemory, ...] = ()
+    """The very object saved last is not written again: pointers move with every call, and a site
+    may have a thousand trunks."""
 
 
 Item = tuple[CallRecord, ...] | threading.Event | None
@@ -91,6 +95,7 @@ class Writer(threading.Thread):
         self._hurry = threading.Event()
         self._states: deque[State] = deque(maxlen=1)
         self._state: State | None = None
+        self._trunks_on_disk: tuple[HealthMemory, ...] | None = None
         self._rows: deque[CallRecord] = deque()
         self._tickets: list[threading.Event] = []
         self._connection: sqlite3.Connection | None = None
@@ -204,6 +209,7 @@ class Writer(threading.Thread):
         return self._connection
 
     def _disconnect(self) -> None:
+        self._trunks_on_disk = None  # the next file may be another one
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -216,6 +222,8 @@ class Writer(threading.Thread):
                 rejected = self._insert(connection, batch)
                 if self._state is not None:
                     self._save(connection, self._state)
+            if self._state is not None:
+                self._trunks_on_disk = self._state.trunks
             self._state = None
             for _ in batch:
                 self._rows.popleft()
@@ -259,6 +267,25 @@ class Writer(threading.Thread):
             [
                 (node, stored(d.target), stored(d.by), stored(d.why), d.since, d.until)
                 for d in state.drains
+            ],
+        )
+        if state.trunks is self._trunks_on_disk:
+            return
+        connection.execute("DELETE FROM trunks WHERE node = ?", (node,))
+        connection.executemany(
+            "INSERT OR REPLACE INTO trunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    node,
+                    stored(m.trunk),
+                    m.state.value,
+                    m.since,
+                    m.until,
+                    m.times,
+                    m.failures,
+                    stored(m.why),
+                )
+                for m in state.trunks
             ],
         )
 

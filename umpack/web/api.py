@@ -4,12 +4,16 @@
 |---|---|
 | `GET /v1/status` | node, PBX links, packs, trunks, calls in numbers |
 | `GET /v1/channels` | every channel |
+| `GET /v1/trunks` | every trunk: what people have set, and its health |
+| `GET /v1/changes?limit=&trunk=` | changes of health, newest first; the last 100 are kept |
 | `GET /v1/calls?state=living` | calls holding a channel now |
 | `GET /v1/calls?limit=&called=&caller=&ending=&channel=` | calls that have ended, newest first |
 | `GET /v1/calls/{id}` | one call, living or ended, with all its reasons |
 | `POST /v1/reload` | `{"loaded": true, "changes": [...]}` or 422 with the problems |
 | `POST /v1/drain` | `{"target", "by", "why", "until"}` |
-| `POST /v1/enable` | `{"target"}` |
+| `POST /v1/enable` | `{"target", "by"}` |
+| `POST /v1/trunks/{id}/eject` | `{"by", "why", "seconds"}`; answers the trunk as it is then |
+| `POST /v1/trunks/{id}/restore` | `{"by", "why"}`; likewise |
 | `GET /metrics` | Prometheus text |
 
 Errors are `{"error": "..."}` with 4xx, and 500 for a fault of umpack's own. Whoever may open the
@@ -19,14 +23,9 @@ socket may do everything; its mode (0660) and group are the authorisation.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import math
-import os
-import socket
-import stat
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,14 +38,37 @@ from umpack.core.administration import Drain
 from umpack.core.calls import Ending
 from umpack.core.distributor import Distributor
 from umpack.core.errors import ConfigError, OurFault
+from umpack.core.health_states import HealthChange
 from umpack.core.roster import UnknownTarget
+from umpack.core.trunk import TrunkId
 from umpack.web import views
+from umpack.web.place import bound, claim, give_free
 
 MOST_CALLS = 1000
 _SLICE = 100
 """Rows made at a time before calls get their turn: under 1 ms."""
+FEW = 10
+"""The same, of rows that are made of many channels: S2M trunks."""
 _LONGEST_WORDS = 200
 _LONGEST_DRAIN = 36525 * 86400.0
+_LONGEST_EJECTION = 86400.0
+"""An ejection ends in a trial by itself; what is to stay out is drained."""
+
+
+class Operator(Protocol):
+    """What people do; all of it durable when it is answered."""
+
+    async def drain(self, drain: Drain) -> None:
+        """Take something out of service."""
+
+    async def enable(self, target: str, by: str) -> bool:
+        """Put it back; answers whether it was out."""
+
+    async def eject(self, trunk: TrunkId, by: str, why: str, seconds: float | None) -> None:
+        """Keep calls off a trunk for a time, as if it had failed. `UnknownTarget`."""
+
+    async def restore(self, trunk: TrunkId, by: str, why: str) -> None:
+        """Forget what a trunk has failed. `UnknownTarget`."""
 
 
 class Service(Protocol):
@@ -56,17 +78,18 @@ class Service(Protocol):
     def distributor(self) -> Distributor:
         """The living distributor."""
 
+    @property
+    def operator(self) -> Operator:
+        """Acts on it for people."""
+
     def status(self) -> views.View:
         """Node and links; packs and trunks are added here."""
 
     async def reload(self) -> list[str]:
         """Load the configuration again; answers what changed, or raises `ConfigError`."""
 
-    async def drain(self, drain: Drain) -> None:
-        """Take something out of service, durably."""
-
-    async def enable(self, target: str) -> bool:
-        """Put it back, durably; answers whether it was out."""
+    def changes(self, limit: int, trunk: str | None) -> Iterator[HealthChange]:
+        """What has lately happened to the trunks, newest first."""
 
     async def ended_calls(self, limit: int, **filters: str) -> list[views.View]:
         """Calls from the journal, newest first."""
@@ -79,6 +102,9 @@ class Service(Protocol):
 
     def wall(self) -> float:
         """Epoch seconds, as people read them off a clock."""
+
+    def now(self) -> float:
+        """Epoch seconds that never step: the time line of health."""
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -111,22 +137,24 @@ def _allow(error: web.HTTPException) -> dict[str, str]:
     return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
 
 
-async def gently(rows: Iterator[views.View]) -> list[views.View]:
+async def gently(rows: Iterator[views.View], slice_: int = _SLICE) -> list[views.View]:
     """All rows, with a turn for the calls after every few of them."""
     found: list[views.View] = []
-    while some := list(islice(rows, _SLICE)):
+    while some := list(islice(rows, slice_)):
         found += some
         await asyncio.sleep(0)
     return found
 
 
-async def _listed(request: web.Request, rows: Iterator[views.View]) -> web.StreamResponse:
+async def _listed(
+    request: web.Request, rows: Iterator[views.View], slice_: int = _SLICE
+) -> web.StreamResponse:
     """A JSON list, made and sent piece by piece."""
     response = web.StreamResponse()
     response.content_type = "application/json"
     await response.prepare(request)
     before = b"["
-    while some := list(islice(rows, _SLICE)):
+    while some := list(islice(rows, slice_)):
         await response.write(before + json.dumps(some)[1:-1].encode("ascii"))
         before = b", "
         await asyncio.sleep(0)
@@ -142,13 +170,33 @@ async def _status(request: web.Request) -> web.Response:
     for pack in views.packs(distributor):
         packs.append(pack)
         await asyncio.sleep(0)
-    trunks = await gently(views.trunks(distributor))
+    trunks = await gently(views.trunks(distributor, service.now()), FEW)
     answer = {"packs": packs, "trunks": trunks, "calls": len(distributor.ledger)}
     return web.json_response(service.status() | answer)
 
 
 async def _channels(request: web.Request) -> web.StreamResponse:
     return await _listed(request, views.channels(request.app[SERVICE].distributor))
+
+
+async def _trunks(request: web.Request) -> web.StreamResponse:
+    service = request.app[SERVICE]
+    return await _listed(request, views.trunks(service.distributor, service.now()), FEW)
+
+
+async def _changes(request: web.Request) -> web.StreamResponse:
+    query = dict(request.query)
+    limit, trunk = _limit(query.pop("limit", "100")), query.pop("trunk", None)
+    if query:
+        raise web.HTTPBadRequest(text=f"unknown filter {min(query)!r}")
+    found = request.app[SERVICE].changes(limit, trunk)
+    return await _listed(request, map(views.change, found))
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0):
+        raise web.HTTPBadRequest(text="limit is a number from 1 on")
+    return int(text)
 
 
 async def _calls(request: web.Request) -> web.StreamResponse:
@@ -162,13 +210,11 @@ async def _calls(request: web.Request) -> web.StreamResponse:
         if query:
             raise web.HTTPBadRequest(text=f"{min(query)!r} is for calls that have ended")
         return await _listed(request, views.living_calls(service.distributor))
-    limit = query.pop("limit", "50")
-    if not (limit.isascii() and limit.isdigit() and 0 < len(limit) < 10 and int(limit) > 0):
-        raise web.HTTPBadRequest(text="limit is a number from 1 on")
+    limit = _limit(query.pop("limit", "50"))
     if (ending := query.get("ending")) not in (None, *(known.value for known in Ending)):
         known = ", ".join(known.value for known in Ending)
         raise web.HTTPBadRequest(text=f"unknown ending {ending!r}; there are: {known}")
-    found = await service.ended_calls(min(MOST_CALLS, int(limit)), **query)
+    found = await service.ended_calls(min(MOST_CALLS, limit), **query)
     return await _listed(request, iter(found))
 
 
@@ -197,14 +243,41 @@ async def _drain(request: web.Request) -> web.Response:
             raise web.HTTPBadRequest(text="until has passed, or is more than 100 years away")
     by, why = _words(body, "by") or "unknown", _words(body, "why")
     drain = Drain(_target(body), by, why, now, until)
-    await service.drain(drain)
+    await service.operator.drain(drain)
     return web.json_response({"target": drain.target, "until": until})
 
 
 async def _enable(request: web.Request) -> web.Response:
-    target = _target(await _body(request))
-    was_out = await request.app[SERVICE].enable(target)
+    body = await _body(request)
+    target = _target(body)
+    was_out = await request.app[SERVICE].operator.enable(target, _words(body, "by") or "unknown")
     return web.json_response({"target": target, "was_out": was_out})
+
+
+async def _eject(request: web.Request) -> web.Response:
+    service, body, id_ = request.app[SERVICE], await _body(request), request.match_info["id"]
+    seconds = body.get("seconds")
+    if seconds is not None:
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not number or not 0 < seconds <= _LONGEST_EJECTION:
+            raise web.HTTPBadRequest(text="seconds is a number above 0, of a day at most")
+    by, why = _words(body, "by") or "unknown", _words(body, "why")
+    await service.operator.eject(TrunkId(id_), by, why, seconds)
+    return _one_trunk(service, id_)
+
+
+async def _restore(request: web.Request) -> web.Response:
+    service, body, id_ = request.app[SERVICE], await _body(request), request.match_info["id"]
+    by, why = _words(body, "by") or "unknown", _words(body, "why")
+    await service.operator.restore(TrunkId(id_), by, why)
+    return _one_trunk(service, id_)
+
+
+def _one_trunk(service: Service, id_: str) -> web.Response:
+    row = views.trunk(service.distributor, id_, service.now())
+    if row is None:  # a reload has just taken it away
+        raise web.HTTPNotFound(text=f"no trunk {id_!r}")
+    return web.json_response(row)
 
 
 async def _metrics(request: web.Request) -> web.Response:
@@ -242,6 +315,10 @@ def application(service: Service) -> web.Application:
     app[SERVICE] = service
     app.router.add_get("/v1/status", _status)
     app.router.add_get("/v1/channels", _channels)
+    app.router.add_get("/v1/trunks", _trunks)
+    app.router.add_post("/v1/trunks/{id}/eject", _eject)
+    app.router.add_post("/v1/trunks/{id}/restore", _restore)
+    app.router.add_get("/v1/changes", _changes)
     app.router.add_get("/v1/calls", _calls)
     app.router.add_get(r"/v1/calls/{id:[\s\S]+}", _call)
     app.router.add_post("/v1/reload", _reload)
@@ -263,14 +340,14 @@ class ControlServer:
     async def claim(self) -> None:
         """Make sure no other umpack is at this path. `OurFault` if one is, or it cannot be used."""
         try:
-            self._lock = await asyncio.to_thread(_claim, self._path)
+            self._lock = await asyncio.to_thread(claim, self._path)
         except OSError as error:
             raise OurFault(f"cannot listen on {self._path}: {error.strerror or error}") from error
 
     async def start(self) -> None:
         """Listen. A socket left behind by a crash is replaced; anything else there is an error."""
         try:
-            listener = await asyncio.to_thread(_bound, self._path)
+            listener = await asyncio.to_thread(bound, self._path)
         except OSError as error:
             raise OurFault(f"cannot listen on {self._path}: {error.strerror or error}") from error
         self._bound = True
@@ -282,42 +359,4 @@ class ControlServer:
         await self._runner.cleanup()
         if self._lock is not None:
             lock, self._lock = self._lock, None
-            await asyncio.to_thread(_give_free, self._path if self._bound else None, lock)
-
-
-def _claim(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A lock, for whoever only looked whether somebody answers could look at the same moment as
-    # another. The kernel takes it back whatever way its holder ends; the file may stay.
-    lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise OurFault(f"another umpack is listening on {path}") from None
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
-
-
-def _bound(path: Path) -> socket.socket:
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OurFault(f"cannot listen on {path}: there is something that is no socket")
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(str(path))
-        # Nobody can connect before it listens, so there is no moment for a stranger.
-        path.chmod(0o660)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _give_free(bound: Path | None, lock: int) -> None:
-    if bound is not None:
-        bound.unlink(missing_ok=True)
-    os.close(lock)
+            await asyncio.to_thread(give_free, self._path if self._bound else None, lock)

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from umpack.core.calls import CallRecord
+from umpack.core.calls import CallRecord, Ending
+from umpack.core.health_states import HealthChange, HealthState
 from umpack.web.views import View
 
 SETUP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 20.0)
@@ -32,6 +33,22 @@ class Metrics:
             buckets=SETUP_SECONDS,
             registry=self._registry,
         )
+        self._changes = Counter(
+            "umpack_trunk_state_changes",
+            "Changes of a trunk's health.",
+            ["trunk", "to"],
+            registry=self._registry,
+        )
+        self._odd = {
+            Ending.LEAKED: Counter(
+                "umpack_leaks", "Channels held for calls the PBX had lost.", registry=self._registry
+            ),
+            Ending.ADOPTED: Counter(
+                "umpack_adopted_calls",
+                "Calls found in the PBX on our channels, counted at their end.",
+                registry=self._registry,
+            ),
+        }
 
     def count(self, records: Iterable[CallRecord]) -> None:
         """Take note of ended calls."""
@@ -42,6 +59,13 @@ class Metrics:
                 self._attempts.labels(attempt.trunk, attempt.outcome.result.value).inc()
             if record.answered is not None:
                 self._setup.observe(record.answered - record.offered)
+            if odd := self._odd.get(record.ending):
+                odd.inc()
+
+    def count_changes(self, changes: Iterable[HealthChange]) -> None:
+        """Take note of changes of health."""
+        for change in changes:
+            self._changes.labels(change.trunk, change.after.value).inc()
 
     def text(self, packs: Sequence[View], trunks: Sequence[View], status: View) -> str:
         """Exposition format, with the views as gauges. May run in a thread: 30,000 channels on a
@@ -57,7 +81,7 @@ class _Now(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        """Channels by state, per pack and per trunk; links; what the journal could not keep."""
+        """Channels by state, per pack and per trunk; health; links; what the journal lost."""
         for kind, rows in self._rows.items():
             family = GaugeMetricFamily(
                 f"umpack_{kind}_channels", f"Channels by {kind} and state.", labels=[kind, "state"]
@@ -66,6 +90,7 @@ class _Now(Collector):
                 for state in ("idle", "leased", "blocked"):
                     family.add_metric([row["id"], state], row[state])
             yield family
+        yield self._states()
         links = GaugeMetricFamily("umpack_link_up", "AMI link of a PBX.", labels=["pbx"])
         for pbx in self._status["pbxs"]:
             links.add_metric([pbx["id"]], float(pbx["link"] == "up"))
@@ -75,3 +100,14 @@ class _Now(Collector):
         dropped = journal["dropped"]
         yield GaugeMetricFamily("umpack_journal_fault", "1: nothing can be written.", faulty)
         yield CounterMetricFamily("umpack_journal_dropped", "Calls that found no room.", dropped)
+
+    def _states(self) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(
+            "umpack_trunk_state", "1: the trunk's health is this.", labels=["trunk", "state"]
+        )
+        for row in self._rows["trunk"]:
+            if health := row["health"]:
+                for state in HealthState:
+                    value = float(state.value == health["state"])
+                    family.add_metric([row["id"], state.value], value)
+        return family

@@ -9,7 +9,10 @@ Times are epoch seconds. Text that came off the line stays as it is: whoever pri
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from math import inf
+from operator import attrgetter
 from typing import Any
 
 from umpack.core.administration import Drain
@@ -17,17 +20,34 @@ from umpack.core.calls import Attempt, CallRecord, PackTried
 from umpack.core.causes import name_of
 from umpack.core.channel import Channel, ChannelState
 from umpack.core.distributor import Distributor, Offer
+from umpack.core.fitness import ALARM, REST
+from umpack.core.health import TrunkHealth
+from umpack.core.health_states import Admission, HealthChange, HealthState
 from umpack.core.pack import Exclusion, Pack
+from umpack.core.roster import REMOVED
+from umpack.core.trunk import TrunkId
+from umpack.history import reason_of
 
 View = dict[str, Any]
 
+_HEALTH = frozenset({ALARM, REST})
+"""Block sources that are not administration."""
+
+_FIRST_CHOICE = frozenset({Admission.OPEN, Admission.LIMITED})
+_CLOSED = frozenset({Admission.CLOSED, Admission.CLOSED_HARD})
+
 
 def packs(distributor: Distributor) -> Iterator[View]:
-    """Every pack: size, what is idle, and which channel is next."""
-    return (_pack(pack) for pack in tuple(distributor.packs.values()))
+    """Every pack: size, what is idle, and which channel is next.
+
+    `first_choice`, `reserve` and `closed` say for how many channels each is how calls are given to
+    them now, idle or not; together they are the pack.
+    """
+    health = distributor.health
+    return (_pack(pack, health) for pack in tuple(distributor.packs.values()))
 
 
-def _pack(pack: Pack) -> View:
+def _pack(pack: Pack, healths: Mapping[TrunkId, TrunkHealth]) -> View:
     position = pack.next_position()
     return {
         "id": pack.id,
@@ -36,55 +56,173 @@ def _pack(pack: Pack) -> View:
         "last": pack.pointer,
         "next": pack.channels[position].id if position >= 0 else None,
         "exclusions": [_exclusion(exclusion) for exclusion in pack.exclusions],
+        **_choice(pack, healths),
         **_counts(pack.channels),
     }
 
 
-def trunks(distributor: Distributor) -> Iterator[View]:
-    """Every trunk, with what keeps it or parts of it out of service."""
-    members: dict[str, list[Channel]] = {id_: [] for id_ in distributor.site.trunks}
-    for channel in distributor.ledger.channels.values():
-        members.setdefault(channel.trunk.id, []).append(channel)
-    drained = {drain.target: drain for drain in distributor.drains}
-    return (_trunk(id_, channels, drained.get(id_)) for id_, channels in members.items())
+def _choice(pack: Pack, healths: Mapping[TrunkId, TrunkHealth]) -> View:
+    first = reserve = 0
+    free = Counter([channel.trunk.id for channel in pack.channels if not channel.blocks])
+    for trunk, left in free.items():
+        health = healths.get(trunk)
+        if health is None or health.admission in _FIRST_CHOICE:
+            first += left
+        elif health.admission is Admission.RESERVE:
+            reserve += left
+    return {
+        "first_choice": first,
+        "reserve": reserve,
+        "closed": len(pack.channels) - first - reserve,
+    }
 
 
-def _trunk(id_: str, channels: list[Channel], drain: Drain | None) -> View:
+def trunks(distributor: Distributor, now: float) -> Iterator[View]:
+    """Every trunk: what people have set, and apart from that what its health is."""
+    healths, known = distributor.health, distributor.ledger.channels
+    drains = {drain.target: drain for drain in distributor.drains}
+    there = tuple(known.values())  # a reload or the end of a call may change the dict
+    removed: dict[str, list[Channel]] = {}
+    for channel in there:
+        if REMOVED in channel.blocks:
+            removed.setdefault(channel.trunk.id, []).append(channel)
+    if removed:
+        there = tuple(channel for channel in there if REMOVED not in channel.blocks)
+    # Those of a trunk stand side by side, so each row costs its own channels only.
+    for id_, living in groupby(there, attrgetter("trunk.id")):
+        channels = [*living, *removed.pop(id_, ())]
+        yield _trunk(id_, channels, drains, healths.get(id_), now)
+    for id_, channels in removed.items():
+        yield _trunk(id_, channels, drains, None, now)
+
+
+def _trunk(
+    id_: str,
+    channels: list[Channel],
+    drains: Mapping[str, Drain],
+    health: TrunkHealth | None,
+    now: float,
+) -> View:
     trunk = channels[0].trunk
-    counts = _counts(channels)
-    reasons = Counter(
-        why for channel in channels if channel.blocks for why in channel.blocks.values()
-    )
     return {
         "id": id_,
         "kind": trunk.kind.value,
         "pbx": trunk.pbx,
-        "state": _service(counts),
-        "why": [
-            why if count == len(channels) else f"{count} of {len(channels)} channels {why}"
-            for why, count in reasons.items()
-        ],
-        "until": drain.until if drain else None,
-        **counts,
+        "administration": _administration(id_, channels, drains),
+        "health": None if health is None else _health(health, channels, now),
+        **_counts(channels),
     }
 
 
-def _service(counts: View) -> str:
-    if not counts["blocked"] and not counts["draining"]:
+def _administration(id_: str, channels: list[Channel], drains: Mapping[str, Drain]) -> View:
+    """What people have set, and what a reload has taken away."""
+    set_out = [c for c in channels if c.blocks and c.blocks.keys() - _HEALTH]
+    targets = (id_, *(channel.id for channel in set_out)) if set_out else ()
+    return {
+        "state": _service(set_out, len(channels)),
+        "why": _reasons(set_out, len(channels), _HEALTH),
+        "drains": [_drain(drains[target]) for target in targets if target in drains],
+    }
+
+
+def _service(set_out: list[Channel], size: int) -> str:
+    if not set_out:
         return "in service"
-    if counts["draining"]:
+    if any(channel.lease is not None for channel in set_out):
         return "draining"
-    return "out of service" if counts["blocked"] == counts["channels"] else "partly out of service"
+    return "out of service" if len(set_out) == size else "partly out of service"
+
+
+def _reasons(channels: list[Channel], size: int, but: Iterable[str]) -> list[str]:
+    reasons = Counter(
+        why for channel in channels for source, why in channel.blocks.items() if source not in but
+    )
+    return [
+        why if count == size else f"{count} of {size} channels {why}"
+        for why, count in reasons.items()
+    ]
+
+
+def _drain(drain: Drain) -> View:
+    return {
+        "target": drain.target,
+        "by": drain.by,
+        "why": drain.why,
+        "reason": drain.reason,
+        "since": drain.since,
+        "until": drain.until,
+    }
+
+
+def _health(health: TrunkHealth, channels: list[Channel], now: float) -> View:
+    p99 = health.answer_p99
+    return {
+        "state": health.state.value,
+        "since": health.since,
+        "why": health.why,
+        "next": health.next_step(now),
+        "admission": health.admission.value,
+        "limit": health.limit,
+        "answer_p99": None if p99 == inf else p99,
+        "resting": [
+            {"channel": channel.id, "why": channel.blocks[REST]}
+            for channel in channels
+            if REST in channel.blocks
+        ],
+    }
+
+
+def trunk(distributor: Distributor, id_: str, now: float) -> View | None:
+    """One of them, if it is configured."""
+    health = distributor.health.get(TrunkId(id_))
+    if health is None:
+        return None
+    channels = [c for c in distributor.ledger.channels.values() if c.trunk.id == id_]
+    drains = {drain.target: drain for drain in distributor.drains}
+    return _trunk(id_, channels, drains, health, now)
+
+
+def change(change: HealthChange) -> View:
+    """A trunk's health went from one state to another."""
+    return {
+        "trunk": change.trunk,
+        "at": change.at,
+        "from": change.before.value,
+        "to": change.after.value,
+        "event": change.event.value,
+        "why": reason_of(change),
+    }
+
+
+def headline(distributor: Distributor) -> str:
+    """Everything in a few words: "28/30 channels, 3 calls, 1 trunk ejected"."""
+    healths, channels = distributor.health, distributor.ledger.channels
+    closed = {id_ for id_, health in healths.items() if health.admission in _CLOSED}
+    out = len([c for c in channels.values() if c.blocks or c.trunk.id in closed])
+    states = Counter(health.state for health in healths.values())
+    calls = len(distributor.ledger)
+    parts = [
+        f"{len(channels) - out}/{len(channels)} channels",
+        f"{calls} call{'' if calls == 1 else 's'}",
+    ]
+    parts += [
+        f"{states[state]} trunk{'' if states[state] == 1 else 's'} {state.value}"
+        for state in reversed(HealthState)
+        if states[state] and state is not HealthState.UP
+    ]
+    return ", ".join(parts)
 
 
 def _counts(channels: Iterable[Channel]) -> View:
-    states = Counter(channel.state for channel in channels)
+    # A list and no Counter, for which each state would have to be hashed, in Python.
+    states = [channel.state for channel in channels]
+    draining = states.count(ChannelState.DRAINING)
     return {
-        "channels": states.total(),
-        "idle": states[ChannelState.IDLE],
-        "leased": states[ChannelState.LEASED] + states[ChannelState.DRAINING],
-        "blocked": states[ChannelState.BLOCKED],
-        "draining": states[ChannelState.DRAINING],
+        "channels": len(states),
+        "idle": states.count(ChannelState.IDLE),
+        "leased": states.count(ChannelState.LEASED) + draining,
+        "blocked": states.count(ChannelState.BLOCKED),
+        "draining": draining,
     }
 
 

@@ -193,9 +193,20 @@ async def test_every_command_has_help_with_an_example() -> None:
     commands = (
         "run demo check schema dialplan status calls explain reload drain enable storm plan"
     ).split()
-    version, overview, *helps = await asyncio.gather(
-        umpack("--version"), umpack(), *(umpack(command, "--help") for command in commands)
+    trunk = [f"trunk {verb}" for verb in "eject restore drain enable list history".split()]
+    version, overview, of_trunk, *helps = await asyncio.gather(
+        umpack("--version"),
+        umpack(),
+        umpack("trunk"),
+        *(umpack(*command.split(), "--help") for command in (*commands, *trunk)),
     )
+    for command, ran in zip(trunk, helps[len(commands) :], strict=True):
+        assert f" {command.partition(' ')[2]} " in of_trunk.out
+        _, _, rest = ran.out.partition(f"Usage: umpack {command}")
+        # `drain` and `enable` are the commands of the same name.
+        assert "umpack " in rest, ran.out
+    helps = helps[: len(commands)]
+    assert " trunk " in overview.out
     assert (version.code, version.out[:7]) == (0, "umpack ")
     for command, ran in zip(commands, helps, strict=True):
         assert f" {command} " in overview.out

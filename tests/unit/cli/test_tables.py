@@ -4,10 +4,24 @@ import json
 
 import pytest
 
-from tests.sites import ANSWERED, call, one_record, plan, refused, route, site, trunk
+from tests.sites import (
+    ANSWERED,
+    MAIN,
+    assigned,
+    call,
+    one_record,
+    plan,
+    refused,
+    route,
+    site,
+    trunk,
+)
 from umpack.cli import tables
 from umpack.core.administration import Drain
 from umpack.core.distributor import Distributor
+from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_states import AlarmKind
+from umpack.core.trunk import TrunkId
 from umpack.web import views
 
 EVIL = "[red]\x1b[2J\r\n│ forged\u202e\ud800[/red]"
@@ -42,7 +56,7 @@ def status_of(distributor: Distributor) -> views.View:
         "journal": {"fault": None, "since": None, "dropped": 0},
         "log": {"dropped": 0},
         "packs": list(views.packs(distributor)),
-        "trunks": list(views.trunks(distributor)),
+        "trunks": list(views.trunks(distributor, 90.0)),
         "channel_list": list(views.channels(distributor)),
     }  # fmt: skip
 
@@ -110,6 +124,120 @@ def test_an_explanation_names_every_step() -> None:
     assert "attempt 1: b:1, position 1 of pack spare (hunt from the first" in text
     assert "refused after 1.000 s, cause 34, SIP 503" in text
     assert "refused (attempts failed) after 1.000 s, cause 34" in text
+
+
+def doubtful() -> Distributor:
+    """a is well, b a suspect, c hesitates, d is in alarm, one channel of e rests."""
+    policy = HealthPolicy(
+        hesitation_samples=1, failures_to_eject=9, suspect_rest=500.0, panic_share=0.0
+    )
+    names = ("a", "b", "c", "d", "e")
+    distributor = Distributor(
+        site(
+            [trunk(name, 3) for name in names],
+            [plan(f"p{name}", [f"{name}:{n}" for n in (1, 2, 3)]) for name in names]
+            + [plan("um", [f"{name}:{n}" for name in names for n in (1, 2, 3)])],
+            [*(route(f"{n}*", f"p{name}") for n, name in enumerate(names, 1)), route("9*", "um")],
+            policy=policy,
+        )
+    )
+    b = assigned(distributor.offer(call(called="2"), 1.0))
+    distributor.outcome(b.lease, refused(41), 1.5)
+    distributor.hear(MAIN, 1.0, hints=True)
+    for answered in (True, False):
+        c = assigned(distributor.offer(call(called="3"), 2.0))
+        if answered:
+            distributor.answered(c.lease, 2.01)
+    distributor.alarm_raised(TrunkId("d"), AlarmKind.RED, 2.0, "span 4", certain=True)
+    for _ in range(3):
+        e = assigned(distributor.offer(call(called="5"), 3.0))
+        distributor.release(assigned(distributor.outcome(e.lease, refused(44), 3.0)).lease.token, 3)
+    distributor.tick(4.0)
+    return distributor
+
+
+def test_health_in_the_status(capsys: pytest.CaptureFixture[str]) -> None:
+    distributor = doubtful()
+    tables.trunks(list(views.trunks(distributor, 4.0)))
+    out = capsys.readouterr().out
+    squashed = squeezed(out)
+    assert "suspect" in out
+    assert "an answered call clears it; trial in" in " ".join(out.split())
+    assert squeezed("up (in reserve)") in squashed
+    assert "whichnormallytakes" in squashed
+    assert squeezed("red (span 4)") in squashed
+    assert squeezed("e:1 rests 60 s, 1st time, 3× cause 44") in squashed
+    assert "inservice" in squashed
+    tables.trunks([])
+    assert capsys.readouterr().out == "no trunks\n"
+
+
+def test_one_trunk_in_words() -> None:
+    distributor = Distributor(site([trunk("a", 2), trunk("b", 2)], [
+        plan("um", ["a:1", "a:2", "b:1", "b:2"])]))  # fmt: skip
+    distributor.eject(TrunkId("a"), 1.0, "by eva: noise", 30.0)
+    assert tables.trunk_lines(views.trunk(distributor, "a", 11.0) or {}) == [
+        "a is ejected: ejected 30 s, 1st time, by eva: noise; trial in 20 s"
+    ]
+    distributor.drain(Drain("a", "tom", "swap", 0.0))
+    distributor.restore_trunk(TrunkId("a"), 12.0, "restored by eva")
+    assert tables.trunk_lines(views.trunk(distributor, "a", 12.0) or {}) == [
+        "a is up", "out of service: drained by tom: swap",
+    ]  # fmt: skip
+    assert tables.trunk_lines({"id": "a", "health": None, "administration": {}}) == [
+        "a has been removed from the configuration"
+    ]
+
+
+def test_the_end_of_a_drain_is_shown_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    distributor = busy()
+    distributor.drain(Drain("b", "tom", "", 0.0, 90.0 + 3600))
+    distributor.drain(Drain("a:1", "eva", "", 0.0))
+    tables.status(status_of(distributor))
+    shown = squeezed(capsys.readouterr().out)
+    end = tables.moment_of(90.0 + 3600, 90.0)
+    assert squeezed(f"drained by tom until {end}") in shown
+    assert squeezed("drained by eva until") not in shown
+
+
+def test_changes_of_health(capsys: pytest.CaptureFixture[str]) -> None:
+    distributor = busy()
+    distributor.eject(TrunkId("a"), 1.0, EVIL, 30.0)
+    tables.changes([views.change(change) for change in distributor.take_changes()])
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\r", "\u202e", "\ud800"} & set(out)
+    assert squeezed("up ejected ejected 30 s, 1st time, " + ESCAPED) in squeezed(out)
+    tables.changes([])
+    assert capsys.readouterr().out == "no changes\n"
+
+
+def test_an_explanation_says_why_this_trunk() -> None:
+    distributor = doubtful()
+    first = assigned(distributor.offer(call(called="9"), 5.0))
+    assert first.channel == "a:1"
+    second = assigned(distributor.outcome(first.lease, refused(41), 5.1))
+    living = views.living_call(distributor, second.lease.holder.call.id) or {}
+    lines = tables.explanation_lines(living)
+    here = "now dialling on e:2, position 14 of pack um"
+    assert f"{here}; another trunk, for a had failed this call" in lines
+    hunted = lines[lines.index("not first choice, or left out of the hunt:") + 1 :]
+    assert "  3 channels of d: alarmed: red (span 4)" in hunted
+    assert any(line.startswith("  1 channels of e: rests 60 s") for line in hunted)
+    assert any(line.startswith("  3 channels of b: suspect: cause 41") for line in hunted)
+    assert any(line.startswith("  3 channels of c: up: an attempt has had no") for line in hunted)
+    # A trunk that is taken though it is none of the best is named apart from those left out.
+    b = assigned(distributor.offer(call(called="2"), 5.2))
+    living = views.living_call(distributor, b.lease.holder.call.id) or {}
+    lines = tables.explanation_lines(living)
+    assert "taken all the same: b, suspect: cause 41 temporary failure" in lines
+    assert "not first choice, or left out of the hunt:" not in lines
+    # Glare loses a channel, and no trunk.
+    moved = assigned(distributor.outcome(b.lease, refused(44), 5.3))
+    distributor.outcome(moved.lease, ANSWERED, 6.0)
+    record = views.record(distributor.take_records()[-1])
+    text = "\n".join(tables.explanation_lines(record))
+    assert "attempt 2: b:2, position 2 of pack pb" in text
+    assert "; another channel, for b:1 was lost\n" in text
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from tests.unit.daemons import logged
 from umpack.core.administration import Drain
 from umpack.core.distributor import Distributor
 from umpack.core.errors import OurFault
+from umpack.core.health_states import HealthChange
+from umpack.core.trunk import TrunkId
 from umpack.web import views
 from umpack.web.api import ControlServer
 
@@ -32,11 +34,26 @@ class Small:
     async def reload(self) -> list[str]:
         raise ZeroDivisionError("a secret of the inside")
 
+    @property
+    def operator(self) -> Small:
+        return self
+
     async def drain(self, drain: Drain) -> None:
         self.distributor.drain(drain)
 
-    async def enable(self, target: str) -> bool:
+    async def enable(self, target: str, by: str) -> bool:
+        self.by = by
         return self.distributor.enable(target)
+
+    async def eject(self, trunk: TrunkId, by: str, why: str, seconds: float | None) -> None:
+        self.distributor.eject(trunk, 1000.0, f"{by} {why}", seconds)
+
+    async def restore(self, trunk: TrunkId, by: str, why: str) -> None:
+        self.distributor.restore_trunk(trunk, 1000.0, f"{by} {why}")
+
+    def changes(self, limit: int, trunk: str | None) -> Iterator[HealthChange]:
+        self.asked_changes = limit, trunk
+        return iter(self.distributor.take_changes())
 
     async def ended_calls(self, limit: int, **filters: str) -> list[views.View]:
         self.asked.append((limit, filters))
@@ -49,6 +66,9 @@ class Small:
         raise OurFault("not today")
 
     def wall(self) -> float:
+        return 1000.0
+
+    def now(self) -> float:
         return 1000.0
 
 
@@ -124,7 +144,8 @@ async def test_calls_of_the_journal(api: tuple[Ask, Small]) -> None:
         ("caler=1", "unknown filter 'caler'"),
         (
             "ending=full",
-            "unknown ending 'full'; there are: connected, declined, refused, abandoned, adopted, leaked",
+            "unknown ending 'full'; there are: connected, declined, refused, abandoned, "
+            "adopted, leaked",
         ),
     ],
 )
@@ -187,6 +208,52 @@ async def test_wrong_drains(api: tuple[Ask, Small], body: bytes, why: str) -> No
     ask, service = api
     assert await ask("POST", "/v1/drain", data=body) == (400, {"error": why})
     assert service.distributor.drains == ()
+
+
+async def test_trunks_one_by_one(tmp_path: Path) -> None:
+    service = Small(Distributor(one_pack(*(trunk(name, 2) for name in ("a", "ö %2F?", "c")))))
+    async with served(tmp_path / "c.sock", service) as ask:
+        _, rows = await ask("GET", "/v1/trunks")
+        assert rows == list(views.trunks(service.distributor, 1000.0))
+        where = "/v1/trunks/%C3%B6%20%252F%3F"
+        status, row = await ask("POST", f"{where}/eject", json={"by": "eva", "seconds": 7.5})
+        assert (status, row["id"], row["health"]["state"]) == (200, "ö %2F?", "ejected")
+        assert row["health"]["next"] == "trial in 8 s"
+        _, row = await ask("POST", f"{where}/restore", json={"by": "eva", "why": "new"})
+        assert (row["health"]["state"], row["health"]["why"]) == ("up", "")
+        status, changes = await ask("GET", "/v1/changes?limit=7&trunk=a%2Fb")
+        assert service.asked_changes == (7, "a/b")
+        assert (status, [change["to"] for change in changes]) == (200, ["ejected", "up"])
+        _, row = await ask("POST", "/v1/trunks/a/eject", json={})
+        assert row["health"]["why"].startswith("ejected 3")
+        for verb in ("eject", "restore"):
+            answer = await ask("POST", f"/v1/trunks/x/{verb}", json={})
+            assert answer == (404, {"error": "no trunk 'x'"})
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "body", "why"),
+    [
+        ("POST", "/v1/trunks/a/eject", '{"seconds": 0}', "seconds is a number above 0, of a day"),
+        ("POST", "/v1/trunks/a/eject", '{"seconds": -1}', "seconds is a number above 0"),
+        ("POST", "/v1/trunks/a/eject", '{"seconds": NaN}', "seconds is a number above 0"),
+        ("POST", "/v1/trunks/a/eject", '{"seconds": true}', "seconds is a number above 0"),
+        ("POST", "/v1/trunks/a/eject", '{"seconds": 86401}', "seconds is a number above 0"),
+        ("POST", "/v1/trunks/a/eject", '{"seconds": "5m"}', "seconds is a number above 0"),
+        ("POST", "/v1/trunks/a/eject", '{"by": 7}', "by is a text of at most 200 characters"),
+        ("POST", "/v1/trunks/a/restore", "[", "the body is not JSON"),
+        ("GET", "/v1/changes?limit=0", None, "limit is a number from 1 on"),
+        ("GET", "/v1/changes?state=up", None, "unknown filter 'state'"),
+    ],
+)
+async def test_wrong_requests_for_trunks(
+    api: tuple[Ask, Small], method: str, where: str, body: str | None, why: str
+) -> None:
+    ask, service = api
+    status, answer = await ask(method, where, data=body)
+    assert status == 400
+    assert answer["error"].startswith(why)
+    assert service.distributor.take_changes() == []
 
 
 async def test_large_bodies_are_refused(api: tuple[Ask, Small]) -> None:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.sites import ANSWERED, one_pack, refused, take, trunk
+from tests.sites import ANSWERED, call, one_pack, refused, take, trunk
 from umpack.core.administration import Drain
+from umpack.core.channel import ChannelId
 from umpack.core.distributor import Distributor
+from umpack.core.health_states import HealthState
+from umpack.core.trunk import TrunkId
 from umpack.web import views
 from umpack.web.metrics import Metrics
 
@@ -15,7 +18,7 @@ STATUS = {
 
 
 def samples(metrics: Metrics, distributor: Distributor) -> dict[tuple[str, frozenset[str]], float]:
-    packs, trunks = list(views.packs(distributor)), list(views.trunks(distributor))
+    packs, trunks = list(views.packs(distributor)), list(views.trunks(distributor, 0.0))
     text = metrics.text(packs, trunks, STATUS)
     return {
         (sample.name, frozenset(sample.labels.values())): sample.value
@@ -47,6 +50,36 @@ def test_what_is_and_what_has_ended() -> None:
     assert found["umpack_link_up", frozenset({"b"})] == 0
     assert found["umpack_journal_fault", frozenset()] == 0
     assert found["umpack_journal_dropped_total", frozenset()] == 2
+
+
+def test_health_is_shown_and_its_changes_counted() -> None:
+    distributor, metrics = Distributor(one_pack(trunk("a", 3), trunk("b", 1))), Metrics()
+    distributor.eject(TrunkId("a"), 1.0, "by eva", 30.0)
+    distributor.tick(40.0)
+    distributor.eject(TrunkId("a"), 41.0, "by eva", 30.0)
+    metrics.count_changes(distributor.take_changes())
+    found = samples(metrics, distributor)
+    assert found["umpack_trunk_state_changes_total", frozenset({"a", "ejected"})] == 2
+    assert found["umpack_trunk_state_changes_total", frozenset({"a", "half-open"})] == 1
+    shown = {
+        labels: value for (name, labels), value in found.items() if name == "umpack_trunk_state"
+    }
+    assert len(shown) == 2 * len(HealthState)
+    assert {labels for labels, value in shown.items() if value} == {
+        frozenset({"a", "ejected"}), frozenset({"b", "up"}),
+    }  # fmt: skip
+
+
+def test_leaks_and_adopted_calls_are_counted() -> None:
+    distributor, metrics = Distributor(one_pack(trunk("a", 3))), Metrics()
+    distributor.abandon(take(distributor).lease.token, 1.0, "no channel in the PBX")
+    found = distributor.adopt(ChannelId("a:2"), call(), 1.0)
+    assert found is not None
+    distributor.abandon(found.token, 2.0, "over")
+    metrics.count(distributor.take_records())
+    counted = samples(metrics, distributor)
+    assert counted["umpack_leaks_total", frozenset()] == 1
+    assert counted["umpack_adopted_calls_total", frozenset()] == 1
 
 
 def test_two_daemons_in_one_process_do_not_share() -> None:
