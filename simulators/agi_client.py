@@ -137,7 +137,9 @@ class AgiDialogue:
             "GET VARIABLE": (self._get_variable, True),
             "HANGUP": (self._hang_up, False),
             "NOOP": (self._noop, True),
+            "RECORD FILE": (call.reception.record_file, False),
             "SET VARIABLE": (self._set_variable, True),
+            "STREAM FILE": (call.reception.stream_file, False),
             "VERBOSE": (self._noop, True),
         }
 

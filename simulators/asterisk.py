@@ -38,6 +38,7 @@ from simulators.line import Layer1
 from simulators.pbx_call import CallResult, PbxCall
 from simulators.pbx_channel import PbxChannel, PbxTime
 from simulators.pbx_dial import Inbox
+from simulators.pbx_reception import Brought
 from umpack import clock
 from umpack.core.errors import OurFault, StateError
 
@@ -56,7 +57,8 @@ class PbxPlan:
     free port. `speed` of the PBX's seconds pass in a real one, in everything it times. Where the
     AGI has failed a call, `fallback` destinations are dialled in order (`{called}` is filled in),
     and a caller none of them took is released with `failure_cause`. `line_by_line` sends each line
-    of the AGI environment by itself, as res_agi writes them; all at once is faster.
+    of the AGI environment by itself, as res_agi writes them; all at once is faster. Without a
+    `fax_engine` there is no ReceiveFAX and no FAXOPT().
     """
 
     agi: tuple[str, int] | None = None
@@ -69,6 +71,7 @@ class PbxPlan:
     line_by_line: bool = False
     version: str = "22.10.1"
     caller_endpoint: str = "provider"
+    fax_engine: bool = True
 
 
 class SimulatedAsterisk:
@@ -254,14 +257,15 @@ class SimulatedAsterisk:
         hold: float | None = 0.0,
         hang_up_after: float | None = None,
         span: int | None = None,
+        brings: Brought = None,
     ) -> CallResult:
         """One call, from its arrival until its caller is released.
 
         The caller hangs up `hold` seconds after the answer (None: leaves that to the far end), or
         `hang_up_after` seconds after the beginning, answered or not. Without `span` he comes from
         a SIP provider (`caller` is then the user of his From, `%0a` and the like are decoded), with
-        it from that span of the board. A call cut short by `stop` or `crash`
-        has status HANGUP and cause 0.
+        it from that span of the board. `brings` is what he has for a service of umpack. A call cut
+        short by `stop` or `crash` has status HANGUP and cause 0.
         """
         if not self._running:
             raise StateError("the simulated PBX is down")
@@ -272,7 +276,7 @@ class SimulatedAsterisk:
                 return CallResult(AgiStatus.HANGUP, found, None, False, (), None, 0.0)
             line = found
         channel = self._caller_channel(called, caller, caller_name, line)
-        one = PbxCall(self, channel, hold=hold, line=line)
+        one = PbxCall(self, channel, hold=hold, line=line, brings=brings)
         if hang_up_after is not None:
             one.leave_after(hang_up_after)
         task = asyncio.create_task(one.run())

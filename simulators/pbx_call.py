@@ -15,8 +15,9 @@ from simulators.agi_client import AgiDialogue, AgiSocket, AgiStatus
 from simulators.dahdi_lines import DahdiCaller
 from simulators.line import End
 from simulators.pbx_causes import sip_of_cause
-from simulators.pbx_channel import ChannelState, PbxChannel
+from simulators.pbx_channel import ChannelState, PbxChannel, PbxTime
 from simulators.pbx_dial import CallerLeft, Dialling, Inbox, parse_dial
+from simulators.pbx_reception import Brought, CallReception
 
 if TYPE_CHECKING:
     from simulators.asterisk import SimulatedAsterisk
@@ -57,8 +58,10 @@ class PbxCall:
         *,
         hold: float | None,
         line: DahdiCaller | None = None,
+        brings: Brought = None,
     ) -> None:
         self.channel = channel
+        self.reception = CallReception(self, brings, engine=pbx.plan.fax_engine)
         self.inbox = Inbox()
         self.gone = False
         self._pbx = pbx
@@ -70,6 +73,11 @@ class PbxCall:
         self._timers: list[Callable[[], None]] = []
         if line is not None:
             line.left = lambda cause: self.inbox.put(CallerLeft(cause))
+
+    @property
+    def time(self) -> PbxTime:
+        """The PBX's time."""
+        return self._pbx.time
 
     def leave(self) -> None:
         """The caller hangs up, now."""
@@ -208,6 +216,11 @@ class PbxCall:
             case "hangupcauseclear":
                 self.channel.leg_words.clear()
                 return 0
+            case "receivefax":
+                return await self.reception.receive_fax(argument)
+            case "wait":
+                await self.reception.pause(float(argument or 0))
+                return -1 if self.gone else 0
             case "noop" | "verbose":
                 return 0
             case _:
@@ -259,7 +272,7 @@ class PbxCall:
             return words[0] if arguments[1] == "tech" else words[1]
         if name == "CHANNEL":
             return channel.name if arguments == ["name"] else ""
-        return ""
+        return self.reception.variable(name, rest.removesuffix(")"), channel.variables) or ""
 
     def set_variable(self, name: str, value: str) -> None:
         """Set a channel variable; `_` and `__` before its name mean inheritance only."""

@@ -14,6 +14,7 @@ from collections.abc import Awaitable
 from drivers.asterisk.agi import AgiAnswer, AgiEnvironment
 from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_commands import AgiCommand, exec_, get_full_variable, set_variable
+from drivers.asterisk.reception import NO_ENGINE, Reception
 from drivers.base import Clock
 from umpack.core.calls import Assignment, Call, CallId, Decision
 from umpack.core.causes import Outcome, Result, refusal_on_sip
@@ -24,6 +25,9 @@ from umpack.core.trunk import PbxId
 
 CAUSE_VARIABLE = "UMPACK_CAUSE"
 """Tells the dialplan below the AGI step which Q.850 cause to hang up with."""
+
+ALIVE_SCRIPT = "alive"
+"""Path of the dialplan's question whether umpack answers at all; any end of it is the answer."""
 
 _ANSWER_LIMIT = 5.0
 """Seconds Asterisk may take over a command that does nothing but look up variables."""
@@ -70,11 +74,23 @@ def call_of(environment: AgiEnvironment, pbx: PbxId, id_: CallId) -> Call:
     )
 
 
+def uniqueid_of(call: Call) -> str:
+    """Asterisk's name for the caller's channel, of a call that was named here."""
+    return call.id.removeprefix(f"{call.pbx}-").rpartition("-")[0]
+
+
 class CallHandler:
     """Serves the calls of one PBX; an instance is the handler of its `AgiServer`."""
 
-    def __init__(self, pbx: PbxId, distributor: Distributor, clock: Clock) -> None:
+    def __init__(
+        self,
+        pbx: PbxId,
+        distributor: Distributor,
+        clock: Clock,
+        reception: Reception | None = None,
+    ) -> None:
         self._pbx = pbx
+        self._reception = reception
         self._distributor = distributor
         self._now = clock
         self._serial = 0
@@ -88,6 +104,8 @@ class CallHandler:
     async def __call__(self, agi: AgiCall) -> None:
         """From the environment to the end of the call."""
         environment = agi.environment
+        if environment.lines.get("agi_network_script") == ALIVE_SCRIPT:
+            return
         uniqueid = environment.uniqueid
         call = call_of(environment, self._pbx, self._id(environment))
         distributor, now = self._distributor, self._now
@@ -96,14 +114,19 @@ class CallHandler:
         try:
             while isinstance(decision, Assignment):
                 lease = self._dialling[uniqueid] = decision.lease
-                outcome = await self._dial(agi, decision)
+                if lease.channel.trunk.kind.is_service:
+                    outcome = await self._receive(agi, decision, call)
+                else:
+                    outcome = await self._dial(agi, decision)
                 ended, lease = lease, None
+                if not distributor.ledger.holds(ended):
+                    return  # the reconciler has ended it, and the call with it
                 decision = distributor.outcome(ended, outcome, now())
             if not agi.hung_up:
                 await self._hang_up(agi, decision)
         finally:
             self._dialling.pop(uniqueid, None)
-            if lease is not None:
+            if lease is not None and distributor.ledger.holds(lease):
                 distributor.release(lease.token, now())
 
     def _id(self, environment: AgiEnvironment) -> CallId:
@@ -133,6 +156,15 @@ class CallHandler:
             technology = get_full_variable(f"HANGUPCAUSE({leg},tech)")
             detail = (await self._ask(agi, technology)).data
         return outcome_of(status, _number(cause), detail, had_leg=bool(leg))
+
+    async def _receive(self, agi: AgiCall, assignment: Assignment, call: Call) -> Outcome:
+        if self._reception is None:
+            return Outcome(Result.NO_CHANNEL, NO_ENGINE, detail="no spool is configured")
+
+        def answered() -> None:
+            self._distributor.answered(assignment.lease, self._now())
+
+        return await self._reception.take(agi, assignment, call, answered)
 
     def _ask(self, agi: AgiCall, line: AgiCommand) -> Awaitable[AgiAnswer]:
         # No coroutine: one frame less on the way of every answer.

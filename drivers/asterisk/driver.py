@@ -16,7 +16,9 @@ from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_server import AgiServer, AgiServerLimits
 from drivers.asterisk.ami import AmiAddress, AmiEvent, AmiLink, EventsMissed, LinkDown, LinkUp
 from drivers.asterisk.calls import CallHandler
+from drivers.asterisk.last_order import LastOrderKeeper
 from drivers.asterisk.reception import Reception
+from drivers.asterisk.reconcile import Reconciler
 from drivers.asterisk.signal_polls import PollTimes, SignalPolls
 from drivers.asterisk.signals import SIGNAL_EVENTS
 from drivers.base import Clock, Link, LinkState
@@ -64,6 +66,8 @@ class AsteriskDriver:
             self._polls = SignalPolls(
                 plan.pbx, distributor, clock, self._ami.collect, times or PollTimes()
             )
+            self._reconciler = Reconciler(distributor, self._ami, plan.pbx, clock)
+            self._order_keeper = LastOrderKeeper(distributor, self._ami, plan.pbx)
         self._hinted = False
         """The link has told of an answer since it came up."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,6 +103,8 @@ class AsteriskDriver:
             self._tasks = [
                 asyncio.create_task(self._ami.run(), name=f"ami {self.pbx}"),
                 asyncio.create_task(self._polls.run(), name=f"ami polls {self.pbx}"),
+                asyncio.create_task(self._reconciler.run(), name=f"ami reconcile {self.pbx}"),
+                asyncio.create_task(self._order_keeper.run(), name=f"ami last order {self.pbx}"),
                 asyncio.create_task(self._listen(self._ami), name=f"ami events {self.pbx}"),
             ]
 

@@ -67,6 +67,7 @@ JOBS: Final[Mapping[str, Job]] = {
     "ami": Job("bench_ami", ("--json",), (), 60),
     "journal": Job("bench_journal", (), (), 60),
     "pbx": Job("bench_pbx", ("--json",), ("--quick",), 240),
+    "failover": Job("bench_failover", ("--json",), ("--quick",), 300),
 }
 FIGURES: Final[Sequence[Figure]] = (
     *(
@@ -113,6 +114,21 @@ FIGURES: Final[Sequence[Figure]] = (
     Figure("pbx", "Asterisk's ms a call, bare", ("bare", "asterisk_cpu_ms_per_call")),
     Figure("pbx", "Asterisk's ms a call, with umpack", ("umpack", "asterisk_cpu_ms_per_call")),
     Figure("pbx", "umpack's ms a call", ("umpack", "umpack_cpu_ms_per_call")),
+    *(
+        figure
+        for way, most in (
+            ("queue linear", None), ("queue rrmemory", None), ("dialplan, Dial(…,3)", None),
+            ("umpack", (0, 3, 1500)),
+        )
+        for figure in (
+            Figure("failover", f"one server dies, {way}: calls lost", (way, "lost"),
+                   at_most=most[0] if most else None),
+            Figure("failover", f"{way}: waited more than 1 s", (way, "over_1_s"),
+                   at_most=most[1] if most else None),
+            Figure("failover", f"{way}: longest wait, ms", (way, "longest_ms"),
+                   at_most=most[2] if most else None),
+        )
+    ),
 )  # fmt: skip
 
 
@@ -189,7 +205,7 @@ def _line(row: Row) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--json", action="store_true")
-    options.add_argument("--quick", action="store_true", help="about two minutes in all")
+    options.add_argument("--quick", action="store_true", help="about three minutes in all")
     options.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS), metavar="NAME")
     chosen = options.parse_args()
     began, failed, all_rows = time.perf_counter(), [], []

@@ -12,11 +12,13 @@ about ten of them.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from time import process_time
 
@@ -83,6 +85,38 @@ def calling(channels: int, strategy: Strategy) -> Work:
     return work
 
 
+def hearing(channels: int, strategy: Strategy, *, dead: int = 0) -> Work:
+    """As `calling`, on four trunks, with hints of answers; `dead` of the trunks are ejected."""
+    lines = [trunk(name, channels // 4) for name in "abcd"]
+    distributor = Distributor(one_pack(*lines, strategy=strategy))
+    distributor.hear(MAIN, 0.0, hints=True)
+    for line in lines[:dead]:
+        distributor.eject(line.id, 0.0, "by the bench", 1e9)
+    calls = [Call(CallId(str(n)), MAIN, "49302000100", "49891234567") for n in range(STEPS)]
+    now = 0.0
+
+    def offered(call: Call) -> Assignment:
+        decision = distributor.offer(call, now)
+        assert isinstance(decision, Assignment)
+        distributor.answered(decision.lease, now)
+        return decision
+
+    busy = [offered(calls[0]) for _ in range(channels // 2)]
+    picks = _picks(len(busy))
+
+    def work() -> int:
+        nonlocal now
+        for call, pick in zip(calls, picks, strict=True):
+            now += 0.05
+            decision = offered(call)
+            distributor.outcome(busy[pick].lease, ANSWERED, now + 9.0)
+            busy[pick] = decision
+        distributor.take_records()
+        return len(picks)
+
+    return work
+
+
 def refusing(channels: int, strategy: Strategy) -> Work:
     """Offers to a full pack: the storm after a fault, when no call can be placed."""
     distributor = Distributor(one_pack(trunk("a", channels), strategy=strategy))
@@ -119,7 +153,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.12, help="of each case in a round")
     wanted = parser.parse_args()
-    kinds = {"lease+release": leasing, "offer+outcome": calling, "offer, full": refusing}
+    kinds: dict[str, Callable[[int, Strategy], Work]] = {
+        "lease+release": leasing,
+        "offer+outcome": calling,
+        "offer+answer+outcome": hearing,
+        "the same, 1 of 4 dead": partial(hearing, dead=1),
+        "offer, full": refusing,
+    }
     cases: dict[tuple[str, Strategy, int], Work] = {
         (name, strategy, size): kind(size, strategy)
         for name, kind in kinds.items()
@@ -128,6 +168,8 @@ def main() -> None:
     }
     for work in cases.values():
         work()
+    gc.collect()
+    gc.freeze()  # or one case pays for looking through the 30,000 channels of all the others
     rounds = [
         {case: rate(work, wanted.seconds) for case, work in cases.items()}
         for _ in range(wanted.rounds)

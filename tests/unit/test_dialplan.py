@@ -14,6 +14,7 @@ from umpack.core.dial import is_safe_number
 from umpack.core.routes import Pattern, PatternError
 from umpack.core.trunk import PbxId
 from umpack.dialplan import dialplan
+from umpack.dialplan.caller import ALIVE_WITHIN
 
 ROOT = Path(__file__).parents[2]
 GOOD = ROOT / "tests" / "data" / "config" / "good"
@@ -152,9 +153,11 @@ def test_nothing_off_the_line_stands_inside_another_expression(text: str) -> Non
 def test_what_may_break_lines_is_met_before_the_agi_step(text: str) -> None:
     contexts = read(text)
     for steps in contexts["umpack-in"].extensions.values():
-        assert [step.application for step in steps] == ["Set", "Gosub", "AGI", "Goto"]
+        assert [step.application for step in steps] == ["Set", "Gosub", "GotoIf", "AGI", "Goto"]
         assert steps[1].arguments == "umpack-check,s,1()"
     check = contexts["umpack-check"].extensions["s"]
+    asked = next(i for i, step in enumerate(check) if step.application == "AGI")
+    assert asked > max(i for i, step in enumerate(check) if "CALLERID" in step.arguments)
     (safe,) = re.findall(r"REPLACE\(UMPACK_CALLED,(.*)\)\}", check[0].arguments)
     assert all(is_safe_number(sign) for sign in safe)
     assert {chr(c) for c in range(128) if is_safe_number(chr(c))} == set(safe)
@@ -255,7 +258,9 @@ def test_a_hang_up_is_no_call() -> None:
 def test_hunting_follows_the_order_of_the_pack() -> None:
     contexts = read(dialplan(parse(SITE, "x"), PbxId("main")))
     h, rest, mixed = (contexts["umpack-pack"].extensions[f"p{n}"] for n in (1, 2, 3))
-    runs = [step.arguments for step in h if step.application == "Gosub"]
+    runs = [s.arguments for s in h if s.arguments.startswith("umpack-trunk")]
+    orders = [s.arguments for s in h if s.arguments.startswith("umpack-order")]
+    assert orders == ["umpack-order,s,1(h)", "umpack-order,s,1(rest)"]
     overflow = "umpack-trunk,t2,1(0,3,3,-1)"
     assert runs == [
         "umpack-trunk,t1,1(0,2,14,1)",
@@ -264,17 +269,19 @@ def test_hunting_follows_the_order_of_the_pack() -> None:
         overflow,
         overflow,
     ]
-    settings_ = [step.arguments for step in rest if step.application == "Set"]
-    start = settings_.index("UMPACK_START=${RAND(0,2)}")
-    assert settings_[start:-1] == [
-        "UMPACK_START=${RAND(0,2)}",
+    steps = [step.arguments for step in rest]
+    begin = steps.index("umpack-start,p2,1()")
+    assert steps[begin - 1 : begin + 7] == [
+        "UMPACK_WITHIN=0.500",
+        "umpack-start,p2,1()",
         "UMPACK_FROM=${UMPACK_START}",
         "UMPACK_TO=3",
+        overflow,
         "UMPACK_FROM=0",
         "UMPACK_TO=${UMPACK_START}",
+        overflow,
     ]
-    assert "UMPACK_WITHIN=0.500" in settings_
-    assert [step.arguments for step in mixed if step.application == "Gosub"] == [
+    assert [s.arguments for s in mixed if s.arguments.startswith("umpack-trunk")] == [
         "umpack-trunk,t1,1(0,1,1,1)",
         "umpack-trunk,t3,1(1,1,1,1)",
         "umpack-trunk,t1,1(2,1,2,1)",
@@ -282,6 +289,69 @@ def test_hunting_follows_the_order_of_the_pack() -> None:
     ]
     assert "UMPACK_REFUSAL=17" in [step.arguments for step in mixed]
     assert mixed[-2].arguments == "UMPACK_CAUSE=${UMPACK_REFUSAL}"
+
+
+def test_umpack_is_asked_first_whether_it_lives() -> None:
+    contexts = read(dialplan(parse(SITE, "x"), PbxId("main")))
+    check, silent = (contexts["umpack-check"].extensions[name] for name in ("s", "T"))
+    steps = [step.arguments for step in check]
+    ask = steps.index("agi://127.0.0.1:4573/alive")
+    assert steps[ask - 2 : ask + 3] == [
+        f"TIMEOUT(absolute)={ALIVE_WITHIN:g}",
+        "AGIEXITONHANGUP=yes",
+        "agi://127.0.0.1:4573/alive",
+        "TIMEOUT(absolute)=${UMPACK_LIMIT}",
+        "AGIEXITONHANGUP=",
+    ]
+    # The step that serves the call must not end with its caller.
+    assert silent[0].arguments == "AGIEXITONHANGUP="
+    returns = [step.arguments for step in (*check, *silent) if step.application == "Return"]
+    assert returns == ["alive", "away", "away"]
+    for entrance in contexts["umpack-in"].extensions.values():
+        assert entrance[2].arguments == '$["${GOSUB_RETVAL}" != "alive"]?after'
+
+
+def test_what_the_database_holds_is_read_by_name_until_it_is_known(text: str) -> None:
+    contexts = read(text)
+    read_from = [
+        step.arguments
+        for context in contexts.values()
+        for steps in context.extensions.values()
+        for step in steps
+        if "${DB(" in step.arguments
+    ]
+    for arguments in read_from:
+        assert re.fullmatch(r"UMPACK_(ORDER|START)=\$\{DB\(umpack/\w+/[\w${}-]+\)\}", arguments)
+    routines = [contexts["umpack-order"].extensions["s"]]
+    starts = contexts.get("umpack-start")
+    routines += starts.extensions.values() if starts else []
+    for steps in routines:
+        checked = next(i for i, step in enumerate(steps) if "REST,x)} > 0" in step.arguments)
+        for step in steps[: checked + 1]:
+            assert "${UMPACK_ORDER}" not in step.arguments
+            assert "${UMPACK_START}" not in step.arguments
+        assert steps[checked].arguments.rpartition("?")[2] in ("done", "any")
+
+
+def test_single_channels_are_left_out_where_each_is_dialled_by_itself() -> None:
+    trunks = read(dialplan(parse(SITE, "x"), PbxId("main")))["umpack-trunk"].extensions
+    skip = '$["${UMPACK_OUT_line-2.${UMPACK_SLOT}}" = "1"]?next'
+    line2 = [step.arguments for step in trunks["t2"]]
+    assert line2.index("at=$[${at} + 1]") < line2.index(skip)
+    assert not any("UMPACK_OUT_um1." in step.arguments for step in trunks["t3"])
+
+
+def test_a_start_knows_its_trunk() -> None:
+    contexts = read(dialplan(parse(SITE.replace("strategy: linear", "strategy: cyclic"), "x"),
+                             PbxId("main")))  # fmt: skip
+    assert [step.arguments for step in contexts["umpack-place"].extensions["p1"]] == [
+        "$[${UMPACK_START} < 2]?Return(${UMPACK_OUT_line1})",
+        "$[${UMPACK_START} < 4]?Return(${UMPACK_OUT_line1})",
+        "${UMPACK_OUT_um1}",
+    ]
+    start = [step.arguments for step in contexts["umpack-start"].extensions["p1"]]
+    assert "DB(umpack/start/h)=$[(${UMPACK_START} + 1) % 34]" in start
+    assert start.count("UMPACK_START=${RAND(0,33)}") == 2
 
 
 def test_dahdi_numbers_count_from_the_span() -> None:
@@ -292,7 +362,7 @@ def test_dahdi_numbers_count_from_the_span() -> None:
     um1 = [step.arguments for step in contexts["umpack-trunk"].extensions["t3"]]
     assert "PJSIP/${UMPACK_CALLED}@um1,${UMPACK_WITHIN}" in um1
     # One Dial for all channels of the peer: after it the trunk is done with.
-    assert um1.index("UMPACK_OUT_t3=1") == um1.index("umpack-judge,s,1(trunk)") + 1
+    assert um1.index("UMPACK_OUT_um1=1") == um1.index("umpack-judge,s,1(trunk)") + 1
 
 
 def test_a_semicolon_in_a_dial_string_is_no_comment() -> None:

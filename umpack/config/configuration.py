@@ -9,10 +9,12 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from umpack.config.mail import MessagesPlan, described
 from umpack.config.problems import Problem
 from umpack.config.values import Address, compressed, duration
 from umpack.core.channel import ChannelId
 from umpack.core.routes import Route, Routes
+from umpack.core.service import Service
 from umpack.core.site import Site
 from umpack.core.trunk import PbxId, Trunk, TrunkKind
 
@@ -57,7 +59,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A checked configuration. Secrets are in `pbxs` only and show as `***`."""
+    """A checked configuration. Secrets are in `pbxs` and `messages` and show as `***`."""
 
     name: str
     node: str | None
@@ -69,6 +71,8 @@ class Configuration:
     log: Log
     drain_deadline: float
     """Seconds running calls may take at the end."""
+    messages: MessagesPlan | None = None
+    """`None`: this umpack takes no faxes and voice messages."""
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
 
@@ -102,6 +106,7 @@ def describe(configuration: Configuration) -> str:
             "file": str(configuration.log.file) if configuration.log.file else None,
         },
         "drain": {"deadline": duration(configuration.drain_deadline)},
+        "messages": described(configuration.messages) if configuration.messages else None,
     }
     return json.dumps(shown, indent=2, ensure_ascii=False)
 
@@ -120,9 +125,35 @@ def _trunk(trunk: Trunk) -> dict[str, object]:
         "dial": trunk.dial.text,
         "channels": compressed(trunk.slots),
     }
+    if trunk.service is not None:
+        del shown["dial"]
+        return shown | _service(trunk.kind, trunk.service)
     if trunk.kind is TrunkKind.SIP:
         return shown | {"endpoint": trunk.endpoint}
     return shown | {"span": trunk.span, "first_channel": trunk.first_number}
+
+
+def _service(kind: TrunkKind, service: Service) -> dict[str, object]:
+    fax, voice = service.fax, service.voice
+    shown: dict[str, object] = {}
+    if kind is not TrunkKind.VOICE:
+        shown |= {
+            "ecm": fax.ecm,
+            "t38": fax.t38,
+            "station": fax.station,
+            "header": fax.header,
+            "max_rate": fax.max_rate,
+        }
+    if kind is not TrunkKind.FAX:
+        shown |= {
+            "greeting": voice.greeting,
+            "beep": voice.beep,
+            "longest": duration(voice.longest),
+            "silence": duration(voice.silence),
+            "stop_keys": voice.stop_keys,
+            "language": service.language,
+        }
+    return shown
 
 
 def _members(channels: Iterable[ChannelId]) -> list[str]:

@@ -33,10 +33,18 @@ from umpack.config.fields import (
     word_of,
 )
 from umpack.config.health import Health
+from umpack.config.mail import Messages
 from umpack.config.values import Address
 from umpack.core.causes import Blame, Elsewhere
 from umpack.core.pack import Direction, Strategy
 from umpack.core.trunk import TrunkKind
+
+STATION_PATTERN = r"^[0-9A-Za-z +*#.-]{1,20}$"
+"""T.30 5.3.6.2.4 has digits, blank and + only; machines take letters, too."""
+HEADER_PATTERN = r"^[ -~\u00a0-\u00ff]{1,50}$"
+SOUND_PATTERN = r"^/?[0-9A-Za-z_-]+(/[0-9A-Za-z_-]+)*$"
+KEYS_PATTERN = r"^[0-9*#]{0,12}$"
+LANGUAGE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,39}$"
 
 
 class Ami(Table):
@@ -75,7 +83,8 @@ class Trunk(Table):
     """A line or group of channels with one fate."""
 
     kind: Annotated[TrunkKind, BeforeValidator(word_of(TrunkKind)), enum_words(TrunkKind)] = Field(
-        description="s2m: 30 B channels (1-15, 17-31); s0: 2 B channels; sip: a SIP peer."
+        description="s2m: 30 B channels (1-15, 17-31); s0: 2 B channels; sip: a SIP peer. "
+        "Services, whose calls umpack takes itself: fax, voice, auto (fax if a fax machine calls)."
     )
     pbx: Text | None = Field(None, description="Its PBX; may be left out where there is one only.")
     span: int | None = Field(None, ge=1, le=256, description="DAHDI span number (s2m and s0).")
@@ -102,14 +111,48 @@ class Trunk(Table):
         ),
     ] = Field(
         None,
-        description="sip: how many calls at a time. s2m, s0: a number takes that many from the "
-        "first on, a text such as 1-15,17-31 names time slots; default all.",
+        description="sip, services: how many calls at a time. s2m, s0: a number takes that many "
+        "from the first on, a text such as 1-15,17-31 names time slots; default all.",
     )
     dial: Text | None = Field(
         None,
         description="Dial string. Fields: {called} {caller} {channel} (DAHDI number) {slot} "
         "{span} {endpoint} {trunk}. Default DAHDI/{channel}/{called} or "
-        "PJSIP/{called}@<endpoint>.",
+        "PJSIP/{called}@<endpoint>. A service has none.",
+    )
+    ecm: bool | None = Field(
+        None, description="fax, auto: error correction, so that damaged lines are repeated (true)."
+    )
+    t38: bool | None = Field(
+        None,
+        description="fax, auto: T.38 where the caller's channel can; without it audio only (true).",
+    )
+    station: Annotated[str, StringConstraints(pattern=STATION_PATTERN)] | None = Field(
+        None, description="fax, auto: our number for the sender's display, 20 characters at most."
+    )
+    header: Annotated[str, StringConstraints(pattern=HEADER_PATTERN)] | None = Field(
+        None, description="fax, auto: our name, 50 characters at most."
+    )
+    max_rate: Literal[4800, 9600, 14400] | None = Field(
+        None, description="fax, auto: most bit/s, for lines that bear no more (14400)."
+    )
+    greeting: Annotated[str, StringConstraints(pattern=SOUND_PATTERN)] | None = Field(
+        None,
+        description="voice, auto: sound file the caller hears first, without suffix, as the PBX "
+        "finds it. On auto calls of 4 to 20 seconds: fax machines wait no longer than 35.",
+    )
+    beep: bool | None = Field(None, description="voice, auto: a beep before the recording (true).")
+    longest: Duration | None = Field(
+        None, description="voice, auto: longest message. Default 5m, at most 1h."
+    )
+    silence: Duration | None = Field(
+        None, description="voice, auto: silence that ends a message, in whole seconds. Default 5s."
+    )
+    stop_keys: Annotated[str, StringConstraints(pattern=KEYS_PATTERN)] | None = Field(
+        None, description='voice, auto: keys that end greeting and message. Default "#".'
+    )
+    language: Annotated[str, StringConstraints(pattern=LANGUAGE_PATTERN)] | None = Field(
+        None, description="voice, auto: language of greeting and beep. Default: the channel's own."
     )
     health: Health = Field(Health(), description="This trunk's own numbers of health.")
 
@@ -232,3 +275,6 @@ class File(Table):
     log: Log = Field(Log(), description="Log.")
     drain: Drain = Field(Drain(), description="What happens at SIGTERM.")
     health: Health = Field(Health(), description="Numbers of trunk health for all trunks.")
+    messages: Messages | None = Field(
+        None, description="Faxes and voice messages to mailboxes; without it there are none."
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from umpack.config.configuration import Configuration, Control, Journal, Log, Pbx
 from umpack.config.fields import Secret
+from umpack.config.mail import Auth, Ldap, MessagesPlan, plan_from
 from umpack.config.models import Ami, File
 from umpack.config.problems import ConfigProblems, Findings, Problem, dotted
 from umpack.config.site import read_site
@@ -59,6 +60,7 @@ def parse(text: str, name: str, *, directory: Path = Path()) -> Configuration:
     site = read_site(tables, findings)
     control = Control(directory / tables.control.socket)
     _check_paths(tables, control, findings)
+    messages = _messages(tables, directory, findings)
     findings.raise_errors()
     return Configuration(
         name=name,
@@ -69,6 +71,7 @@ def parse(text: str, name: str, *, directory: Path = Path()) -> Configuration:
         journal=Journal(directory / tables.journal.path, tables.journal.keep),
         log=Log(tables.log.level, directory / tables.log.file if tables.log.file else None),
         drain_deadline=tables.drain.deadline,
+        messages=messages,
         warnings=findings.by_line(),
     )
 
@@ -129,7 +132,19 @@ def _reachable(listen: Address) -> Address:
     return Address(_WILDCARDS.get(listen.host, listen.host), listen.port)
 
 
-def _secret(ami: Ami, at: KeyPath, directory: Path, findings: Findings) -> Secret:
+def _messages(tables: Tables, directory: Path, findings: Findings) -> MessagesPlan | None:
+    table = tables.messages
+    if table is None:
+        return None
+    secrets = {
+        key: _secret(keeper, ("messages", key), directory, findings)
+        for key, keeper in (("auth", table.auth), ("ldap", table.ldap))
+        if keeper is not None and keeper.user is not None
+    }
+    return plan_from(table, secrets, directory, ("messages",), findings)
+
+
+def _secret(ami: Ami | Auth | Ldap, at: KeyPath, directory: Path, findings: Findings) -> Secret:
     given = {
         "secret": ami.secret,
         "secret_file": ami.secret_file,

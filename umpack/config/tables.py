@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from umpack.config import fields, models
+from umpack.config import fields, mail, models
 from umpack.config.health import Health
 from umpack.config.problems import Findings, nearest
 from umpack.config.yaml_source import Document, Odd, Path
@@ -39,6 +39,7 @@ class Tables:
     log: models.Log = field(default_factory=models.Log)
     drain: models.Drain = field(default_factory=models.Drain)
     health: Health = field(default_factory=Health)
+    messages: mail.Messages | None = None
 
 
 def read_tables(document: Document, findings: Findings) -> Tables:
@@ -72,6 +73,8 @@ class _TableReader:
         for name, model in _SINGLE.items():
             if data.get(name) is not None:
                 setattr(tables, name, self._table(model, data[name], (name,)) or model())
+        if "messages" in data:
+            tables.messages = self._table(mail.Messages, data["messages"], ("messages",))
         tables.node = self._node(data)
         return tables
 
@@ -195,6 +198,13 @@ _SINGLE: dict[str, type[fields.Table]] = {
     "drain": models.Drain,
     "health": Health,
 }
+_IN_MESSAGES: dict[str, type[fields.Table]] = {
+    "auth": mail.Auth,
+    "ldap": mail.Ldap,
+    "retry": mail.Retry,
+    "bundles": mail.Bundles,
+    "retention": mail.Retention,
+}
 _BAD_ID = {
     False: "an id begins with a letter and has at most 40 letters, digits, _ and -",
     True: "expected a Q.850 cause such as 34, or a SIP status such as `sip 503`",
@@ -219,9 +229,11 @@ def _keys_beside(path: Path) -> tuple[str, ...]:
         ("causes", 3): models.VerdictRow,
     }
     tables |= {(name, 2): model for name, model in _SINGLE.items()}
-    model = tables.get((path[0], len(path)))
+    model: type[fields.Table] | None = tables.get((path[0], len(path)))
     if len(path) == 4 and path[:1] + path[2:3] == ("trunks", "health"):
         model = Health
+    if path[0] == "messages":
+        model = {2: mail.Messages, 3: _IN_MESSAGES.get(str(path[1]))}.get(len(path))
     if len(path) == 4 and path[0] == "pbx":
         model = models.Ami if path[2] == "ami" else models.Agi
     return tuple(model.model_fields) if model else ()

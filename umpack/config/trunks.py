@@ -7,14 +7,44 @@ from collections.abc import Iterator
 
 from umpack.config import models
 from umpack.config.problems import Findings, nearest
+from umpack.config.services import read_service
 from umpack.config.tables import Tables
 from umpack.config.values import compressed, ranges, slots_in
 from umpack.config.yaml_source import Path
 from umpack.core.dial import FIELDS, DialError, DialTemplate
-from umpack.core.trunk import B_CHANNEL_SLOTS, SPAN_SIZE, PbxId, Trunk, TrunkId, TrunkKind
+from umpack.core.trunk import (
+    B_CHANNEL_SLOTS,
+    SERVICE_DIAL,
+    SPAN_SIZE,
+    PbxId,
+    Trunk,
+    TrunkId,
+    TrunkKind,
+)
 
 D_CHANNEL = {TrunkKind.S2M: 16, TrunkKind.S0: 3}
-_MOST_SIP_CHANNELS = 100_000
+_MOST_CALLS = 100_000
+
+_LINES = (TrunkKind.S2M, TrunkKind.S0)
+_FAXES = (TrunkKind.FAX, TrunkKind.AUTO)
+_VOICES = (TrunkKind.VOICE, TrunkKind.AUTO)
+_OWNERS: dict[str, tuple[TrunkKind, ...]] = {
+    "span": _LINES,
+    "first_channel": _LINES,
+    "endpoint": (TrunkKind.SIP,),
+    "dial": (*_LINES, TrunkKind.SIP),
+    **dict.fromkeys(("ecm", "t38", "station", "header", "max_rate"), _FAXES),
+    **dict.fromkeys(("greeting", "beep", "longest", "silence", "stop_keys", "language"), _VOICES),
+}
+"""Keys that only trunks of these kinds have."""
+_NEEDED: dict[TrunkKind, tuple[str, ...]] = {
+    TrunkKind.S2M: ("span",),
+    TrunkKind.S0: ("span",),
+    TrunkKind.SIP: ("endpoint", "channels"),
+    TrunkKind.FAX: ("channels",),
+    TrunkKind.VOICE: ("channels",),
+    TrunkKind.AUTO: ("channels",),
+}
 
 _ENDPOINT = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,79}")
 _DIAL_LITERAL = re.compile(r"[0-9A-Za-z_./@:+*#=%;\[\]-]")
@@ -59,25 +89,25 @@ class _TrunkReader:
         slots = self._slots(table, path)
         if pbx is None or not fits or dial is None or not slots:
             return None
-        first = 1 if table.kind is TrunkKind.SIP else self._first_channel(table, pbx)
-        return Trunk(TrunkId(id_), table.kind, pbx, dial, slots, first, table.span, table.endpoint)
+        kind = table.kind
+        first = self._first_channel(table, pbx) if kind.is_line else 1
+        service = read_service(table, path, self._findings) if kind.is_service else None
+        return Trunk(
+            TrunkId(id_), kind, pbx, dial, slots, first, table.span, table.endpoint, service
+        )
 
     def _fits_kind(self, table: models.Trunk, path: Path) -> bool:
         """Whether the keys are those of the kind."""
-        sip, kind = table.kind is TrunkKind.SIP, table.kind.value
-        foreign = ("span", "first_channel") if sip else ("endpoint",)
-        needed = ("endpoint", "channels") if sip else ("span",)
+        kind = table.kind
         fits = True
-        for key in foreign:
-            if getattr(table, key) is not None:
-                owner = "s2m and s0 trunks" if sip else "sip trunks"
-                what = f"belongs to {owner}, and this is {_article(kind)} {kind} trunk"
+        for key, owners in _OWNERS.items():
+            if kind not in owners and getattr(table, key) is not None:
+                what = f"belongs to {_listed(owners)} trunks, and this is {_named(kind)} trunk"
                 self._findings.error((*path, key), what)
                 fits = False
-        for key in needed:
+        for key in _NEEDED[kind]:
             if getattr(table, key) is None:
-                what = f"is missing; {_article(kind)} {kind} trunk needs it"
-                self._findings.error((*path, key), what)
+                self._findings.error((*path, key), f"is missing; {_named(kind)} trunk needs it")
                 fits = False
         if table.endpoint is not None and _ENDPOINT.fullmatch(table.endpoint) is None:
             what = "an endpoint has letters, digits, _ . - only, and begins with one of the first"
@@ -86,6 +116,8 @@ class _TrunkReader:
         return fits
 
     def _dial(self, table: models.Trunk, path: Path) -> DialTemplate | None:
+        if table.kind.is_service:
+            return SERVICE_DIAL
         at = (*path, "dial")
         sip = table.kind is TrunkKind.SIP
         text = table.dial or ("PJSIP/{called}@{endpoint}" if sip else "DAHDI/{channel}/{called}")
@@ -111,14 +143,13 @@ class _TrunkReader:
 
     def _slots(self, table: models.Trunk, path: Path) -> tuple[int, ...]:
         wanted = table.channels
-        sip = table.kind is TrunkKind.SIP
-        every = () if sip else B_CHANNEL_SLOTS[table.kind]
+        every = B_CHANNEL_SLOTS.get(table.kind, ())
         try:
             if wanted is None:
-                return every or (1,)  # a sip trunk without a count was reported before
+                return every or (1,)  # a missing count was reported before
             if isinstance(wanted, int):
-                return _counted(wanted, _MOST_SIP_CHANNELS if sip else len(every), every)
-            if sip:
+                return _counted(wanted, len(every) or _MOST_CALLS, every)
+            if not every:
                 raise ValueError("expected how many calls at a time, as a number")
             text = wanted if isinstance(wanted, str) else ",".join(map(str, wanted))
             return tuple(sorted(set(slots_in(ranges(text), every, D_CHANNEL[table.kind]))))
@@ -145,7 +176,7 @@ class _TrunkReader:
     def _on(self, pbx: PbxId) -> Iterator[models.Trunk]:
         only = len(self._tables.pbx) == 1
         for table in self._tables.trunks.values():
-            if table is None or table.kind is TrunkKind.SIP:
+            if table is None or not table.kind.is_line:
                 continue
             if table.pbx == pbx or (table.pbx is None and only):
                 yield table
@@ -161,6 +192,8 @@ class _TrunkReader:
                 if first != trunk.id:
                     what = f"{trunk.endpoint} is the endpoint of trunk {first} too"
                     self._findings.warn((*path, "endpoint"), what)
+                continue
+            if not trunk.kind.is_line:
                 continue
             clash = next((t for t in seen if t.pbx == trunk.pbx and _overlap(t, trunk)), None)
             seen.append(trunk)
@@ -191,8 +224,13 @@ def _numbers(trunk: Trunk) -> str:
     return f"{trunk.first_number}-{trunk.first_number + SPAN_SIZE[trunk.kind] - 1}"
 
 
-def _article(kind: str) -> str:
-    return "a" if kind == TrunkKind.SIP.value else "an"
+def _named(kind: TrunkKind) -> str:
+    return f"{'an' if kind.value[0] in 'as' and kind is not TrunkKind.SIP else 'a'} {kind.value}"
+
+
+def _listed(kinds: tuple[TrunkKind, ...]) -> str:
+    *most, last = (kind.value for kind in kinds)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _counted(count: int, most: int, slots: tuple[int, ...]) -> tuple[int, ...]:

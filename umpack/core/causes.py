@@ -4,7 +4,7 @@ The two questions are separate. A busy subscriber ends the call and says nothing
 lost channel (glare) sends the call elsewhere and blames nobody; a switching fault does both.
 Cause numbers and names are those of ITU-T Q.850. Which cause leads to which verdict is umpack's
 own table; every row says what it rests on. Gateways differ in practice (one vendor hunts on 27,
-another retries neither 42 nor 44), so a site may override rows.
+another retries neither 42 nor 44), so a site may override rows, for all or for a trunk or pack.
 """
 
 from __future__ import annotations
@@ -59,15 +59,41 @@ class Result(Enum):
     """The caller left before an answer."""
 
 
+class Location(Enum):
+    """Who gave the cause (Q.850 2.2.3): the location field of the cause element."""
+
+    USER = 0
+    PRIVATE_LOCAL = 1
+    PUBLIC_LOCAL = 2
+    TRANSIT = 3
+    PUBLIC_REMOTE = 4
+    PRIVATE_REMOTE = 5
+    INTERNATIONAL = 7
+    BEYOND = 10
+    """A network beyond the interworking point."""
+
+
+_FAR = frozenset(
+    {Location.PUBLIC_REMOTE, Location.PRIVATE_REMOTE, Location.INTERNATIONAL, Location.BEYOND}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one attempt. `cause` is Q.850; `sip` the final SIP status where there was one."""
+    """The end of one attempt. `cause` is Q.850; `sip` the final SIP status where there was one.
+
+    `rang` tells the phase: whether it had rung before; None where nobody knows.
+    """
 
     result: Result
     cause: int | None = None
     sip: int | None = None
     detail: str = ""
     """The peer's own words, for the record. Comes off the line: escape before showing."""
+    rang: bool | None = None
+    location: Location | None = None
+    glare: bool = False
+    """The other end took the same channel for a call to us at the same moment (Q.931 5.7)."""
 
 
 NAMES: dict[int, str] = {
@@ -172,9 +198,18 @@ channels has a call, else nothing (dahdi_request in chan_dahdi.c)."""
 
 _UNKNOWN = Verdict(Elsewhere.ONCE, Blame.NOBODY, "not in the table: one more try, no blame")
 _SILENT = Verdict(Elsewhere.TRUNK, Blame.TRUNK, "no answer within answer_within")
+_CUT_SHORT = Verdict(
+    Elsewhere.CHANNEL, Blame.NOBODY, "no answer in the usual time, and another trunk was at hand"
+)
 _DEAD_END = Verdict(Elsewhere.TRUNK, Blame.TRUNK, "the PBX could not make a channel on the trunk")
 _IN_USE = Verdict(Elsewhere.CHANNEL, Blame.NOBODY, "the PBX has another call on that channel")
-_ANSWERED = Verdict(Elsewhere.NO, Blame.NOBODY, "answered")
+_GLARE = Verdict(Elsewhere.CHANNEL, Blame.NOBODY, "Q.931 5.7: glare, the channel is theirs")
+_FULL = Verdict(Elsewhere.TRUNK, Blame.NOBODY, "Q.850 class 010: full, as we count ourselves")
+_FAR_FAULT = Verdict(Elsewhere.ONCE, Blame.NOBODY, "Q.850 2.2.3: a fault far from our trunk")
+_BARRED = Verdict(Elsewhere.ONCE, Blame.NOBODY, "Q.850 2.2.3: 21 of a network, not of the user")
+_NO_ANSWER = Verdict(Elsewhere.NO, Blame.CALL, "Q.931 5.2.5: it rang, the user does not answer")
+_RANG_ON = Verdict(Elsewhere.TRUNK, Blame.CALL, "it rang for all of answer_within")
+ANSWERED = Verdict(Elsewhere.NO, Blame.NOBODY, "answered")
 _CALLER_LEFT = Verdict(Elsewhere.NO, Blame.NOBODY, "the caller hung up")
 
 
@@ -184,20 +219,64 @@ class CauseTable:
 
     causes: Mapping[int, Verdict] = field(default_factory=lambda: CAUSE_VERDICTS)
     sip: Mapping[int, Verdict] = field(default_factory=lambda: SIP_VERDICTS)
+    trunks: Mapping[str, CauseTable] = field(default_factory=dict)
+    """Whole tables of single trunks, which go before those of packs, and these before this one."""
+    packs: Mapping[str, CauseTable] = field(default_factory=dict)
 
-    def verdict(self, outcome: Outcome) -> Verdict:
-        """Both answers for one failed attempt."""
+    def of(self, trunk: str, pack: str = "") -> CauseTable:
+        """The table for an attempt on a trunk."""
+        return self.trunks.get(trunk) or self.packs.get(pack) or self
+
+    def verdict(self, outcome: Outcome, *, full: bool = False, cut_short: bool = False) -> Verdict:
+        """Both answers for one failed attempt. `full`: the trunk was, as we count ourselves;
+        `cut_short`: it had less time than `answer_within`."""
         if outcome.result is Result.ANSWERED:
-            return _ANSWERED
+            return ANSWERED
         if outcome.result is Result.HUNG_UP:
             return _CALLER_LEFT
         if outcome.result is Result.TIMED_OUT:
-            return _SILENT
+            if cut_short:
+                return _CUT_SHORT
+            return _RANG_ON if outcome.rang else _SILENT
+        if outcome.glare:
+            return _GLARE
         if outcome.result is Result.NO_CHANNEL:
             return _IN_USE if outcome.cause in _CHANNEL_CAUSES else _DEAD_END
         if outcome.sip is not None and outcome.sip in self.sip:
-            return self.sip[outcome.sip]
-        return self.causes.get(outcome.cause or 0, _UNKNOWN)
+            row, built_in = self.sip[outcome.sip], SIP_VERDICTS.get(outcome.sip)
+        else:
+            row = self.causes.get(outcome.cause or 0, _UNKNOWN)
+            built_in = CAUSE_VERDICTS.get(outcome.cause or 0, _UNKNOWN)
+        # What a site has said for itself, it has said for every phase and place.
+        return _refined(row, outcome, full=full) if row is built_in else row
+
+
+def _refined(row: Verdict, outcome: Outcome, *, full: bool) -> Verdict:
+    """A row in the light of phase, place and our own count."""
+    if outcome.rang and outcome.sip in (408, 480):
+        return _NO_ANSWER
+    if outcome.sip is not None:
+        return row
+    if outcome.cause == 34 and full:
+        return _FULL
+    if outcome.cause == 21 and outcome.location not in (None, Location.USER):
+        return _BARRED
+    if row.blame is Blame.TRUNK and outcome.location in _FAR:
+        return _FAR_FAULT
+    return row
+
+
+def words_of(outcome: Outcome) -> str:
+    """An outcome in a few words, for people."""
+    if outcome.result is Result.TIMED_OUT:
+        return "no answer in time"
+    if outcome.result is Result.NO_CHANNEL:
+        return "no channel"
+    if outcome.glare:
+        return "glare"
+    sip = f"SIP {outcome.sip}" if outcome.sip else ""
+    cause = f"cause {outcome.cause} {name_of(outcome.cause)}" if outcome.cause else ""
+    return ", ".join(part for part in (sip, cause) if part) or outcome.detail or "failed"
 
 
 WIRE_SAFE_CAUSES: frozenset[int] = frozenset(

@@ -36,6 +36,10 @@ class ChannelFaults:
         self._times: dict[ChannelId, int] = {}
         self._resting: dict[ChannelId, float] = {}
 
+    def adjust(self, policy: HealthPolicy, channels: int) -> None:
+        """Take on other numbers; what rests goes on resting."""
+        self._policy, self._channels = policy, channels
+
     def worked(self, channel: ChannelId) -> None:
         """A call was answered on the channel: nothing is held against it any more."""
         if self._in_row:

@@ -8,11 +8,11 @@ happened is appended to one stream, read with `take_records`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 from umpack.core.calls import (
     Assignment,
-    Attempt,
     Call,
     CallRecord,
     Decision,
@@ -22,15 +22,16 @@ from umpack.core.calls import (
     Reason,
     Refusal,
 )
-from umpack.core.causes import Elsewhere, Outcome, Result, Verdict
+from umpack.core.causes import ANSWERED, Elsewhere, Outcome, Result, Verdict
 from umpack.core.channel import ChannelId
 from umpack.core.dial import is_safe_number, render
 from umpack.core.errors import LeaseError
-from umpack.core.fitness import Fitness, words_of
-from umpack.core.health_states import Admission
+from umpack.core.evidence import Evidence
+from umpack.core.health import TrunkHealth
 from umpack.core.ledger import Lease, LeaseToken
-from umpack.core.pack import Exclusion, Pack, PackId
-from umpack.core.roster import UnknownTarget
+from umpack.core.offer import Offer as Offer  # noqa: PLC0414  # re-exported
+from umpack.core.pack import GOOD, GOOD_AGAIN, OPEN, OPEN_AGAIN, Grade, Pack
+from umpack.core.roster import REMOVED, UnknownTarget
 from umpack.core.site import Site
 from umpack.core.trunk import TrunkId
 
@@ -47,48 +48,7 @@ _CHANNELS_PER_TRUNK = 3
 """Channels of one trunk a call may lose to glare before the trunk counts as tried."""
 
 
-class Offer:
-    """A call while it is with us."""
-
-    __slots__ = (
-        "answered",
-        "attempts",
-        "call",
-        "chain",
-        "closed_trunks",
-        "deadline",
-        "exclusions",
-        "lease",
-        "lettered",
-        "offered",
-        "once",
-        "passed_packs",
-        "route",
-    )
-
-    def __init__(self, call: Call, now: float) -> None:
-        self.call = call
-        self.offered = now
-        self.chain: tuple[PackId, ...] = ()
-        self.deadline = now
-        self.route = ""
-        self.lease: Lease[Offer] | None = None
-        self.attempts: tuple[Attempt, ...] = ()
-        self.passed_packs: tuple[PackTried, ...] = ()
-        self.exclusions: tuple[Exclusion, ...] = ()
-        self.closed_trunks: frozenset[TrunkId] = frozenset()
-        """Trunks that have failed this call as a whole."""
-        self.lettered = False
-        """The called number holds letters, which a board would take for commands."""
-        self.once = False
-        self.answered: float | None = None
-
-    def __repr__(self) -> str:
-        where = self.lease.channel.id if self.lease else "-"
-        return f"<call {self.call.id} to {self.call.called!r} on {where}>"
-
-
-class Distributor(Fitness[Offer]):
+class Distributor(Evidence[Offer]):
     """The calls of one site, given channels of its roster."""
 
     def __init__(self, site: Site | None = None) -> None:
@@ -124,19 +84,25 @@ class Distributor(Fitness[Offer]):
                 why = f"{call.called!r} cannot stand in a dial string"
                 return self._refuse(offer, Reason.INVALID_NUMBER, 28, why, now)
             offer.lettered = True
-        return self._assign(offer, now) or self._no_channel(offer, now)
+        if found := self._assign(offer, now):
+            return found
+        while self._takes_back(offer, now):
+            if found := self._assign(offer, now):
+                return found
+        return self._no_channel(offer, now)
 
     def outcome(self, lease: Lease[Offer], outcome: Outcome, now: float) -> Decision:
         """An attempt has ended; its lease ends with it. `LeaseError` if it is not held."""
         if not self.ledger.holds(lease):
             raise LeaseError(f"{lease!r} is not held")
         offer = self.give_back(lease.token).holder
-        verdict = self.site.causes.verdict(outcome)
+        answered = outcome.result is Result.ANSWERED
+        verdict = ANSWERED if answered else self._verdict(lease, outcome)
         talk = None if offer.answered is None else now - offer.answered
         self.attempt_ends(lease, outcome, verdict, talk, now)
-        self._note(offer, lease, outcome, verdict, now)
-        if outcome.result is Result.ANSWERED:
-            self._end(offer, Ending.CONNECTED, 16, "connected", now)
+        offer.attempted(lease, outcome, verdict, now)
+        if answered:
+            self._records.append(offer.record(Ending.CONNECTED, 16, "connected", now))
             return _CLEARED
         if outcome.result is Result.HUNG_UP:
             self._end(offer, Ending.ABANDONED, 16, "the caller hung up before an answer", now)
@@ -148,16 +114,19 @@ class Distributor(Fitness[Offer]):
             return Done(own_cause)
         offer.once = offer.once or elsewhere is Elsewhere.ONCE
         if offer.deadline - now < _SHORTEST_ATTEMPT:
-            why = f"setup budget used up after {_attempts(offer)}"
+            why = f"setup budget used up after {offer.tries}"
             return self._refuse(offer, Reason.OUT_OF_TIME, self._refusal_cause(offer), why, now)
         if elsewhere is not Elsewhere.CHANNEL:
             offer.closed_trunks |= {lease.channel.trunk.id}
         if again := self._reassign(offer, now):
             return again
+        while elsewhere is not Elsewhere.ONCE and self._takes_back(offer, now):
+            if again := self._reassign(offer, now):
+                return again
         if elsewhere is Elsewhere.ONCE:
             self._end(offer, Ending.DECLINED, own_cause, verdict.source, now)
             return Done(own_cause)
-        why = f"{_attempts(offer)}, no other channel"
+        why = f"{offer.tries}, no other channel"
         return self._refuse(offer, Reason.ATTEMPTS_FAILED, self._refusal_cause(offer), why, now)
 
     def release(self, token: LeaseToken, now: float, why: str = "connection ended") -> None:
@@ -168,7 +137,7 @@ class Distributor(Fitness[Offer]):
         verdict = self.site.causes.verdict(outcome)
         talk = None if offer.answered is None else now - offer.answered
         self.attempt_ends(lease, outcome, verdict, talk, now)
-        self._note(offer, lease, outcome, verdict, now)
+        offer.attempted(lease, outcome, verdict, now)
         ending = Ending.ABANDONED if offer.answered is None else Ending.CONNECTED
         self._end(offer, ending, 16, why, now)
 
@@ -198,7 +167,7 @@ class Distributor(Fitness[Offer]):
             return
         outcome = Outcome(Result.HUNG_UP, detail=why)
         self.attempt_ends(lease, outcome, self.site.causes.verdict(outcome), None, now)
-        self._note(offer, lease, outcome, self.site.causes.verdict(outcome), now)
+        offer.attempted(lease, outcome, self.site.causes.verdict(outcome), now)
         self._end(offer, Ending.LEAKED, 16, why, now)
 
     def answered(self, lease: Lease[Offer], now: float) -> None:
@@ -207,6 +176,22 @@ class Distributor(Fitness[Offer]):
         if offer.lease is lease and offer.answered is None:
             offer.answered = now
             self.attempt_answers(lease, now)
+
+    def moved(self, lease: Lease[Offer], id_: ChannelId) -> bool:
+        """The far end has put the call on another channel of the trunk. False if that is held by
+        another call or is not the trunk's; `LeaseError` if the lease is not held."""
+        if not self.ledger.holds(lease):
+            raise LeaseError(f"{lease!r} is not held")
+        channel, old = self.ledger.channels.get(id_), lease.channel
+        if (
+            channel is None
+            or channel.trunk is not old.trunk
+            or not self.ledger.move(lease, channel)
+        ):
+            return False
+        if REMOVED in old.blocks:
+            del self.ledger.channels[old.id]
+        return True
 
     def take_records(self) -> list[CallRecord]:
         """What ended since the last time, oldest first."""
@@ -218,59 +203,107 @@ class Distributor(Fitness[Offer]):
         """The calls that hold a channel now."""
         return (lease.holder for lease in self.ledger)
 
+    def _verdict(self, lease: Lease[Offer], outcome: Outcome) -> Verdict:
+        trunk = lease.channel.trunk
+        table = self.site.causes.of(trunk.id, lease.pack.id if lease.pack else "")
+        full = outcome.cause == 34 and self.is_full(trunk.id, but=lease.channel)
+        # Slowness alone brings down nobody: all may have become slow together. A trunk that is to
+        # prove itself has to keep the shorter time, though.
+        health = self.health.get(trunk.id)
+        cut_short = lease.holder.cut_short and health is not None and health.is_proven
+        return table.verdict(outcome, full=full, cut_short=cut_short)
+
     def _assign(self, offer: Offer, now: float) -> Assignment | None:
-        for pack_id in offer.chain:
-            pack = self.packs[pack_id]
-            position = self._next(offer, pack)
-            while position >= 0 and self.is_late(pack.channels[position].trunk.id, now):
-                position = self._next(offer, pack)
-            if position >= 0:
-                return self._lease(offer, pack, position, now)
-            tried = PackTried(pack_id, _why_none(pack), pack.exclusions)
-            offer.passed_packs = (*offer.passed_packs, tried)
+        """Pack by pack for what is beyond doubt, and only then again for what is not."""
+        for wanted in (GOOD, OPEN):
+            graded = False
+            offer.passed_packs = ()
+            for pack_id in offer.chain:
+                pack = self.packs[pack_id]
+                position = self._next(offer, pack, wanted)
+                while position >= 0:
+                    health = self.health[pack.channels[position].trunk.id]
+                    if health.due > now or not self.is_late(health.trunk, now):
+                        return self._lease(offer, pack, position, health, now)
+                    position = self._next(offer, pack, wanted)
+                graded = graded or pack.tiers is not None
+                tried = PackTried(pack_id, _why_none(pack), pack.exclusions)
+                offer.passed_packs = (*offer.passed_packs, tried)
+            if not graded:
+                break
         return None
 
-    def _next(self, offer: Offer, pack: Pack) -> int:
+    def _next(self, offer: Offer, pack: Pack, wanted: Sequence[Grade]) -> int:
         if offer.lettered:
-            return pack.next_position_on(self._takes_letters)
-        return pack.next_position()
+            return pack.next_position_on(self._takes_letters, (), wanted)
+        return pack.next_position(wanted)
 
     def _reassign(self, offer: Offer, now: float) -> Assignment | None:
         """Pack by pack: another trunk first, then trunks that have lost single channels only."""
+        if now >= self._returns:
+            self.tick(now)
         met = Counter(attempt.trunk for attempt in offer.attempts)
-        closed, lettered = offer.closed_trunks, offer.lettered
         tried = [self.ledger.channels.get(attempt.channel) for attempt in offer.attempts]
-        for pack_id in offer.chain:
+        for wanted, pack_id in product((GOOD_AGAIN, OPEN_AGAIN), offer.chain):
             pack = self.packs.get(pack_id)
-            if pack is None:
+            if pack is None or (wanted is OPEN_AGAIN and pack.tiers is None):
                 continue
             here = [seat.position for c in tried if c for seat in c.seats if seat.pack is pack]
             for most in (1, _CHANNELS_PER_TRUNK):
-                open_to = {
-                    trunk
-                    for trunk in pack.trunks
-                    if met[trunk] < most
-                    and trunk not in closed
-                    and not (lettered and not self._takes_letters(trunk))
-                }
-                position = pack.next_position_on(open_to.__contains__, here)
-                if position >= 0:
-                    return self._lease(offer, pack, position, now)
+                open_to = {t for t in pack.trunks if met[t] < most and self._is_open(offer, t)}
+                position = pack.next_position_on(open_to.__contains__, here, wanted)
+                while position >= 0:
+                    health = self.health[pack.channels[position].trunk.id]
+                    if not self.is_late(health.trunk, now):
+                        return self._lease(offer, pack, position, health, now)
+                    position = pack.next_position_on(open_to.__contains__, here, wanted)
         return None
 
-    def _lease(self, offer: Offer, pack: Pack, position: int, now: float) -> Assignment:
+    def _lease(
+        self, offer: Offer, pack: Pack, position: int, health: TrunkHealth, now: float
+    ) -> Assignment:
+        timeout = min(pack.plan.answer_within, offer.deadline - now)
+        offer.cut_short = False
+        if (
+            (offer.attempts or health.is_doubtful(now))
+            and (least := max(_SHORTEST_TRIAL, health.trial_timeout)) < timeout
+            and self._has_better(offer, health.trunk, now)
+        ):
+            # Nobody shall wait the whole time for a trunk that is doubtful already, or twice.
+            timeout, offer.cut_short = least, True
         lease = self.ledger.lease(pack, position, now, offer)
         channel, call = lease.channel, offer.call
         offer.lease = lease
         offer.exclusions = pack.exclusions
         dial = render(channel.dial_parts, call.called, call.caller)
-        timeout = min(pack.plan.answer_within, offer.deadline - now)
-        health = self.health[channel.trunk.id]
-        if health.admission is not Admission.OPEN:
-            # Nobody shall wait the whole time for a trunk that is doubtful already.
-            timeout = min(timeout, max(_SHORTEST_TRIAL, health.trial_timeout))
-        self.attempt_begins(lease, now)
+        if health.attempt_started(lease.token, now):
+            self.changed(health, now)
         return Assignment(lease, channel.id, dial, timeout, len(offer.attempts) + 1)
+
+    def _takes_back(self, offer: Offer, now: float) -> bool:
+        met = {attempt.trunk for attempt in offer.attempts}
+        return self.take_back(offer.chain, offer.closed_trunks | met, now)
+
+    def _has_better(self, offer: Offer, trunk: TrunkId, now: float) -> bool:
+        """Whether the call has somewhere to go that is beyond doubt, if this trunk fails it. If
+        not, as when all have become slow together, it must wait here."""
+        tried = {trunk, *(attempt.trunk for attempt in offer.attempts)}
+
+        def is_better(other: TrunkId) -> bool:
+            return (
+                other not in tried
+                and self._is_open(offer, other)
+                and not self.health[other].is_doubtful(now)
+            )
+
+        packs = (self.packs[id_] for id_ in offer.chain if id_ in self.packs)
+        return any(pack.next_position_on(is_better, (), GOOD_AGAIN) >= 0 for pack in packs)
+
+    def _is_open(self, offer: Offer, trunk: TrunkId) -> bool:
+        """Whether a trunk may still have this call."""
+        if trunk in offer.closed_trunks:
+            return False
+        return not offer.lettered or self._takes_letters(trunk)
 
     def _takes_letters(self, trunk: TrunkId) -> bool:
         return not self.site.trunks[trunk].dial.digits_only
@@ -297,27 +330,6 @@ class Distributor(Fitness[Offer]):
         self._end(offer, Ending.REFUSED, cause, why, now, reason)
         return Refusal(reason, cause, why)
 
-    def _note(
-        self, offer: Offer, lease: Lease[Offer], outcome: Outcome, verdict: Verdict, now: float
-    ) -> None:
-        pack, channel = lease.pack, lease.channel
-        offer.lease = None
-        if pack is None:
-            return
-        attempt = Attempt(
-            channel.id,
-            channel.trunk.id,
-            pack.id,
-            lease.position + 1,
-            pack.channels[lease.after].id if lease.after >= 0 else None,
-            pack.passed_over(lease.position, lease.after),
-            lease.since,
-            now,
-            outcome,
-            verdict,
-        )
-        offer.attempts = (*offer.attempts, attempt)
-
     def _end(
         self,
         offer: Offer,
@@ -327,31 +339,12 @@ class Distributor(Fitness[Offer]):
         now: float,
         reason: Reason | None = None,
     ) -> None:
-        record = CallRecord(
-            offer.call,
-            offer.offered,
-            now,
-            ending,
-            cause,
-            why,
-            offer.route,
-            offer.attempts,
-            offer.passed_packs,
-            offer.exclusions,
-            reason,
-            offer.answered,
-        )
-        self._records.append(record)
+        self._records.append(offer.record(ending, cause, why, now, reason))
 
 
 def _why_none(pack: Pack) -> str:
     if not pack.usable:
         return "has no usable channel"
+    if pack.tiers and pack.next_position() >= 0:
+        return "has only doubtful channels left"
     return f"is full ({len(pack.channels)} channels)"
-
-
-def _attempts(offer: Offer) -> str:
-    tries = ", ".join(
-        f"{attempt.channel} {words_of(attempt.outcome)}" for attempt in offer.attempts
-    )
-    return f"{len(offer.attempts)} attempts failed ({tries})"

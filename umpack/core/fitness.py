@@ -1,24 +1,34 @@
 """Fitness: the health of all trunks of a roster, and what it means for its packs.
 
-`TrunkHealth` decides for one trunk. Here its evidence comes together (attempts, alarms, time), the
-packs are graded anew when a trunk has changed, and what no trunk can know for itself is said: who
-is the last usable one of a pack, and whether a pack has so little left that suspects are welcome.
+`TrunkHealth` decides for one trunk. Here alarms, people and time speak to all of them, a reload
+hands them on, and the packs are graded anew when a trunk has changed. What calls say of trunks
+comes in through `evidence`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import inf
 from typing import Generic
 
+from umpack.core import grades
 from umpack.core.administration import Drain
-from umpack.core.causes import Blame, Outcome, Result, Verdict, name_of
+from umpack.core.causes import Blame
 from umpack.core.channel import Channel, ChannelId
 from umpack.core.channel_faults import ChannelFaults
 from umpack.core.health import TrunkHealth
-from umpack.core.health_states import Admission, AlarmKind, HealthChange, HealthMemory
-from umpack.core.ledger import Holder, Lease
-from umpack.core.pack import Exclusion, Grade, Pack
+from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_states import (
+    Admission,
+    AlarmKind,
+    HealthChange,
+    HealthMemory,
+    HealthState,
+)
+from umpack.core.heirs import heirs
+from umpack.core.ledger import Holder
+from umpack.core.pack import Pack, PackId
 from umpack.core.roster import Roster, UnknownTarget
 from umpack.core.site import Site
 from umpack.core.trunk import PbxId, TrunkId
@@ -29,13 +39,8 @@ ALARM = "alarm"
 REST = "rest"
 """Block source of a single channel that rests."""
 
-_GRADES = {
-    Admission.OPEN: Grade.FIRST,
-    Admission.LIMITED: Grade.FIRST,
-    Admission.RESERVE: Grade.RESERVE,
-    Admission.CLOSED: Grade.CLOSED,
-    Admission.CLOSED_HARD: Grade.CLOSED,
-}
+_MARGIN = 5.0
+"""Seconds after its time limit in which the PBX has surely told of an attempt that failed."""
 
 
 class Fitness(Roster[Holder], Generic[Holder]):
@@ -47,6 +52,9 @@ class Fitness(Roster[Holder], Generic[Holder]):
         self._faults: dict[TrunkId, ChannelFaults] = {}
         self._memories: dict[TrunkId, HealthMemory] = {}
         self._hints: dict[PbxId, bool] = {}
+        self._concerned: dict[TrunkId, list[Pack]] = {}
+        """Packs that are to be graded anew when a trunk has changed."""
+        self._clock = 0.0
         self._alarmed: set[TrunkId] = set()
         """Trunks whose channels are blocked for an alarm."""
         self._changes: list[HealthChange] = []
@@ -55,14 +63,24 @@ class Fitness(Roster[Holder], Generic[Holder]):
         graded anew."""
 
     def reload(self, site: Site, now: float = 0.0) -> None:
-        """See `Roster.reload`; trunks that stay keep their health."""
-        super().reload(site)
+        """See `Roster.reload`. Health stays with the line, whatever that is called now; where the
+        lines are new, it stays with the name."""
+        now = max(now, self._clock)
+        before, was = self.site, {id(c): c.trunk.id for c in self.ledger.channels.values()}
         old, old_faults = self.health, self._faults
+        super().reload(site)
+        lines = {
+            trunk.id: [was[id(c)] for c in self._channels_of(trunk.id) if id(c) in was]
+            for trunk in site.trunks.values()
+        }
+        inherits = heirs(before.trunks, site.trunks, lines)
         self.health, self._faults = {}, {}
         for trunk in site.trunks.values():
-            channels, policy = len(trunk.slots), site.policy(trunk.id)
-            health = old.get(trunk.id)
-            if health is not None:
+            channels, policy = len(trunk.slots), self._policy(trunk.id)
+            heir_of = inherits.get(trunk.id)
+            if heir_of is not None:
+                health = old[heir_of]
+                health.trunk = trunk.id
                 health.adjust(policy, channels, now)
             elif memory := self._memories.pop(trunk.id, None):
                 health = TrunkHealth.recalled(memory, policy, channels, now, self._changes)
@@ -70,12 +88,43 @@ class Fitness(Roster[Holder], Generic[Holder]):
                 health = TrunkHealth(trunk.id, policy, channels, now, self._changes)
             health.hear(now, hints=self._hints.get(trunk.pbx, False))
             self.health[trunk.id] = health
-            faults = old_faults.get(trunk.id)
-            self._faults[trunk.id] = faults or ChannelFaults(policy, channels)
+            faults = old_faults[trunk.id] if heir_of == trunk.id else ChannelFaults(policy, 0)
+            faults.adjust(policy, channels)
+            self._faults[trunk.id] = faults
+        for id_, health in old.items():
+            if id_ not in inherits.values() and health.state is not HealthState.UP:
+                self._memories[id_] = health.saved(now)
+        for lease in self.ledger:
+            first = old.get(was[id(lease.channel)])
+            if first is not None and first is not self.health.get(lease.channel.trunk.id):
+                # The line goes on under another health, which knows nothing of this attempt.
+                first.attempt_failed(lease.token, now, Blame.NOBODY, "")
+        self._concerned = {
+            id_: [
+                pack
+                for pack in self.packs.values()
+                if any(id_ in self.packs[at].trunks for at in self._chains[pack.id])
+            ]
+            for id_ in site.trunks
+        }
         self._alarmed.clear()
         for id_ in site.trunks:
             self._apply_alarm(id_)
-        self._grade_packs(self.packs.values(), now)
+        self._grade(self.packs.values(), now)
+
+    def _policy(self, id_: TrunkId) -> HealthPolicy:
+        """The numbers of a trunk; an attempt that outlives its own time limit was answered."""
+        policy = self.site.policy(id_)
+        limits = [pack.plan.answer_within for pack in self.packs.values() if id_ in pack.trunks]
+        longest = max(limits, default=policy.answer_limit) + _MARGIN
+        return replace(policy, answer_limit=longest)
+
+    def restore(
+        self, drains: Iterable[Drain], pointers: Iterable[tuple[PackId, ChannelId]]
+    ) -> None:
+        """See `Roster.restore`."""
+        super().restore(drains, pointers)
+        self._returns = -inf
 
     def drain(self, drain: Drain) -> None:
         """See `Roster.drain`."""
@@ -87,81 +136,6 @@ class Fitness(Roster[Holder], Generic[Holder]):
         was_out = super().enable(target)
         self._returns = -inf
         return was_out
-
-    # -- evidence ---------------------------------------------------------------------------
-
-    def attempt_begins(self, lease: Lease[Holder], now: float) -> None:
-        """A channel was leased and is being dialled."""
-        health = self.health.get(lease.channel.trunk.id)
-        if health is not None and health.attempt_started(lease.token, now):
-            self._changed(health, now)
-
-    def attempt_answers(self, lease: Lease[Holder], now: float) -> None:
-        """A hint that the far end has answered."""
-        health = self.health.get(lease.channel.trunk.id)
-        if health is not None and health.attempt_succeeded(lease.token, now):
-            self._changed(health, now)
-
-    def attempt_ends(
-        self,
-        lease: Lease[Holder],
-        outcome: Outcome,
-        verdict: Verdict,
-        talk: float | None,
-        now: float,
-    ) -> None:
-        """What the attempt says of trunk and channel. `talk` is in seconds, where known."""
-        trunk = lease.channel.trunk.id
-        health = self.health.get(trunk)
-        if health is None:
-            return
-        faults = self._faults[trunk]
-        if outcome.result is Result.ANSWERED:
-            faults.worked(lease.channel.id)
-            spare = self._spare(trunk, now) if health.outlying else ""
-            changed = health.call_ended(lease.token, now, talk, spare=spare)
-        elif outcome.result is Result.HUNG_UP:
-            spare = self._spare(trunk, now) if health.outlying else ""
-            if talk is None:
-                changed = health.attempt_abandoned(lease.token, now, spare=spare)
-            else:
-                changed = health.call_ended(lease.token, now, talk, spare=spare)
-        else:
-            blame, reason = verdict.blame, words_of(outcome)
-            if blame is Blame.CHANNEL:
-                self._channel_failed(faults, lease.channel.id, reason, now)
-                blame = Blame.TRUNK if faults.blames_trunk else blame
-            blamed = blame is Blame.TRUNK or health.outlying
-            spare = self._spare(trunk, now) if blamed else ""
-            changed = health.attempt_failed(lease.token, now, blame, reason, spare=spare)
-        if changed:
-            self._changed(health, now)
-
-    def _channel_failed(
-        self, faults: ChannelFaults, id_: ChannelId, reason: str, now: float
-    ) -> None:
-        rest = faults.failed(id_, now, reason)
-        if rest is not None and (channel := self.ledger.channels.get(rest.channel)):
-            self.ledger.block(channel, REST, rest.why)
-            self._returns = min(self._returns, rest.until)
-
-    def _spare(self, trunk: TrunkId, now: float) -> str:
-        """Why this trunk is not to be ejected, whatever it did; empty if it may be."""
-        for pack in self.packs.values():
-            if trunk not in pack.trunks:
-                continue
-            others = [self.health[id_] for id_ in pack.trunks if id_ != trunk]
-            usable = [h for h in others if self._is_usable(h)]
-            if not usable:
-                return f"the last usable trunk of {pack.id}"
-            if self.health[trunk].outlying and 2 * sum(h.outlying for h in others) > len(others):
-                return f"most trunks of {pack.id} are out of the ordinary"
-        return ""
-
-    def _is_usable(self, health: TrunkHealth) -> bool:
-        if _GRADES[health.admission] is Grade.CLOSED:
-            return False
-        return any(not channel.blocks for channel in self._channels_of(health.trunk))
 
     # -- signals ----------------------------------------------------------------------------
 
@@ -177,13 +151,13 @@ class Fitness(Roster[Holder], Generic[Holder]):
         """The line, its signalling or its far end is reported dead."""
         health = self.health.get(trunk)
         if health is not None and health.alarm_raised(now, kind, detail, certain=certain):
-            self._changed(health, now)
+            self.changed(health, now)
 
     def alarm_cleared(self, trunk: TrunkId, kind: AlarmKind, now: float) -> None:
         """That is over; the trunk comes back when it has settled."""
         health = self.health.get(trunk)
         if health is not None and health.alarm_cleared(now, kind):
-            self._changed(health, now)
+            self.changed(health, now)
 
     def alarms_seen(
         self, trunk: TrunkId, kinds: Mapping[AlarmKind, str], among: Iterable[AlarmKind], now: float
@@ -191,29 +165,27 @@ class Fitness(Roster[Holder], Generic[Holder]):
         """The whole truth of a poll: of the kinds `among`, these are on and no others."""
         health = self.health.get(trunk)
         if health is not None and health.alarms_seen(now, dict(kinds), frozenset(among)):
-            self._changed(health, now)
+            self.changed(health, now)
 
     def hear(self, pbx: PbxId, now: float, *, hints: bool) -> None:
         """Whether this PBX tells of answers as they happen; without, no attempt is ever late."""
         self._hints[pbx] = hints
         for trunk in self.site.trunks.values():
             if trunk.pbx == pbx and self.health[trunk.id].hear(now, hints=hints):
-                self._changed(self.health[trunk.id], now)
+                self.changed(self.health[trunk.id], now)
 
     def eject(self, trunk: TrunkId, now: float, why: str, seconds: float | None = None) -> None:
         """An operator ejects a trunk, as if it had failed. `UnknownTarget` if there is none."""
         health = self._health_of(trunk)
         health.eject(now, why, seconds)
-        self._changed(health, now)
+        self.changed(health, now)
 
     def restore_trunk(self, trunk: TrunkId, now: float, why: str) -> None:
         """An operator takes back all that is held against a trunk, but no alarm and no drain."""
         health = self._health_of(trunk)
         health.restore(now, why)
-        for id_ in self._faults[trunk].restore():
-            if channel := self.ledger.channels.get(id_):
-                self.ledger.unblock(channel, REST)
-        self._changed(health, now)
+        self._wake(trunk)
+        self.changed(health, now)
 
     def _health_of(self, trunk: TrunkId) -> TrunkHealth:
         if trunk not in self.health:
@@ -225,11 +197,12 @@ class Fitness(Roster[Holder], Generic[Holder]):
     def tick(self, now: float) -> None:
         """Let time pass: ejections end, attempts become late, alarms settle. Call it every second
         at least; whatever is needed for a call is looked at with the call."""
+        self._clock = max(self._clock, now)
         if self._returns == -inf:
-            self._grade_packs(self.packs.values(), now)
+            self._grade(self.packs.values(), now)
         for health in self.health.values():
             if health.due <= now and health.advance(now):
-                self._changed(health, now)
+                self.changed(health, now)
         for faults in self._faults.values():
             if faults.due <= now:
                 for id_ in faults.rested(now):
@@ -245,7 +218,7 @@ class Fitness(Roster[Holder], Generic[Holder]):
         health = self.health.get(trunk)
         if health is None or health.due > now or not health.advance(now):
             return False
-        self._changed(health, now)
+        self.changed(health, now)
         return True
 
     def take_changes(self) -> list[HealthChange]:
@@ -261,11 +234,11 @@ class Fitness(Roster[Holder], Generic[Holder]):
             if trunk is None:
                 self._memories[memory.trunk] = memory
                 continue
-            policy = self.site.policy(trunk.id)
+            policy = self._policy(trunk.id)
             health = TrunkHealth.recalled(memory, policy, len(trunk.slots), now, self._changes)
             health.hear(now, hints=self._hints.get(trunk.pbx, False))
             self.health[trunk.id] = health
-            self._changed(health, now)
+            self.changed(health, now)
 
     def memories(self, now: float) -> tuple[HealthMemory, ...]:
         """What a restart must not lose."""
@@ -273,9 +246,10 @@ class Fitness(Roster[Holder], Generic[Holder]):
 
     # -- what it means for the packs --------------------------------------------------------
 
-    def _changed(self, health: TrunkHealth, now: float) -> None:
+    def changed(self, health: TrunkHealth, now: float) -> None:
+        """A trunk is to be used in another way: its packs must know."""
         self._apply_alarm(health.trunk)
-        self._grade_packs([p for p in self.packs.values() if health.trunk in p.trunks], now)
+        self._grade(self._concerned[health.trunk], now)
         self._returns = min(self._returns, health.timer)
 
     def _apply_alarm(self, id_: TrunkId) -> None:
@@ -296,59 +270,32 @@ class Fitness(Roster[Holder], Generic[Holder]):
         trunk = self.site.trunks[id_]
         return (self.ledger.channels[trunk.channel_id(slot)] for slot in trunk.slots)
 
-    def _grade_packs(self, packs: Iterable[Pack], now: float) -> None:
+    def _grade(self, packs: Iterable[Pack], now: float) -> None:
         for pack in packs:
             readmitted = self._readmit(pack, now)
-            healths = [self.health[id_] for id_ in pack.trunks]
-            grades = {health.trunk: _grade_of(health) for health in healths}
-            good = sum(
-                _size(pack, health.trunk)
-                for health in healths
-                if grades[health.trunk] <= Grade.FIRST and self._is_usable(health)
-            )
-            policy = self.site.policy(healths[0].trunk)
-            pack.grade(grades, panic=policy.panics(good, len(pack.channels)))
-            pack.note(
-                Exclusion(health.trunk, _size(pack, health.trunk), _note_of(health))
-                for health in healths
-                if health.admission not in (Admission.OPEN, Admission.CLOSED_HARD)
-            )
+            # With overflow that is beyond doubt nobody needs to be brave.
+            panic = all(self._lacks(self.packs[id_]) for id_ in self._chains[pack.id])
+            grades.grade(pack, self.health, panic=panic)
             for health in readmitted:
-                self._changed(health, now)
+                self.changed(health, now)
+
+    def _lacks(self, pack: Pack) -> bool:
+        first = next(iter(pack.trunks), None)
+        return first is None or grades.lacks(pack, self.health, self.site.policy(first))
 
     def _readmit(self, pack: Pack, now: float) -> list[TrunkHealth]:
-        """A pack that has nothing else left takes its ejected trunks back: doubtful beats none."""
+        """A pack that has nothing else left takes its ejected trunks back."""
         healths = [self.health[id_] for id_ in pack.trunks]
-        closed = [health for health in healths if health.admission is Admission.CLOSED]
-        if not closed or any(self._is_usable(health) for health in healths):
+        if any(grades.is_usable(pack, health) for health in healths):
             return []
-        return [h for h in closed if h.readmit(now, f"{pack.id} has nothing else left")]
+        for health in healths:
+            self._wake(health.trunk)
+        closed = [health for health in healths if health.admission is Admission.CLOSED]
+        why = f"{pack.id} has nothing else left"
+        return [h for h in closed if pack.carries(h.trunk) and h.readmit(now, why)]
 
-
-def _size(pack: Pack, trunk: TrunkId) -> int:
-    return sum(word.bit_count() for word in pack.trunks[trunk])
-
-
-def _grade_of(health: TrunkHealth) -> Grade:
-    if health.wants_trial:
-        return Grade.TRIAL
-    if health.admission is Admission.LIMITED and not health.has_room:
-        # Full of the calls it may have for now: better than refusing one, worse than any other.
-        return Grade.RESERVE
-    return _GRADES[health.admission]
-
-
-def _note_of(health: TrunkHealth) -> str:
-    why = f": {health.why}" if health.why else ""
-    return f"{health.state.value}{why}"
-
-
-def words_of(outcome: Outcome) -> str:
-    """An outcome in a few words, for people."""
-    if outcome.result is Result.TIMED_OUT:
-        return "no answer in time"
-    if outcome.result is Result.NO_CHANNEL:
-        return "no channel"
-    sip = f"SIP {outcome.sip}" if outcome.sip else ""
-    cause = f"cause {outcome.cause} {name_of(outcome.cause)}" if outcome.cause else ""
-    return ", ".join(part for part in (sip, cause) if part) or outcome.detail or "failed"
+    def _wake(self, trunk: TrunkId) -> None:
+        """End the rest of single channels."""
+        for id_ in self._faults[trunk].restore():
+            if channel := self.ledger.channels.get(id_):
+                self.ledger.unblock(channel, REST)

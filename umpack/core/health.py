@@ -12,7 +12,13 @@ from math import inf
 from umpack.core.causes import Blame
 from umpack.core.health_machine import CALM_STATES, LIMITED_STATES, HealthMachine
 from umpack.core.health_policy import HealthPolicy
-from umpack.core.health_states import HealthChange, HealthEvent, HealthMemory, HealthState
+from umpack.core.health_states import (
+    Admission,
+    HealthChange,
+    HealthEvent,
+    HealthMemory,
+    HealthState,
+)
 from umpack.core.health_words import in_seconds
 
 _DEAD = frozenset({HealthState.EJECTED, HealthState.ALARMED})
@@ -27,7 +33,9 @@ class TrunkHealth(HealthMachine):
 
     def attempt_started(self, token: int, now: float) -> bool:
         """A call is being dialled on this trunk."""
-        look = self._hesitation.started(token, now)
+        hesitation = self._hesitation
+        hesitation.outstanding[token] = now  # its `started`, without the cost of a call
+        look = now + hesitation.wait
         if look < self.due:  # noqa: PLR1730  # min() would cost a call for every call
             self.due = look
         if self._plain:
@@ -49,7 +57,8 @@ class TrunkHealth(HealthMachine):
             if not hesitation.outstanding:
                 self.due = inf  # a plain trunk has no other timer
             return False
-        self._succeed(token, started, now)
+        answered, now = now, max(now, self.since)  # told late, it changes nothing before today
+        self._succeed(token, started, answered, now)
         return self._settle(now)
 
     def attempt_failed(
@@ -79,6 +88,16 @@ class TrunkHealth(HealthMachine):
             self._strike(started, now, self._answers.words, trial=trial, spare=spare)
         return not self._plain and self._settle(now)
 
+    def ended_well(self, token: int, talk: float | None) -> bool:
+        """Like `call_ended`, where there is nothing to it: false, and nothing done, if there is."""
+        if not self._plain or (talk is not None and talk < self._policy.short_call):
+            return False
+        if self._hesitation.gone(token) is not None:  # the hint of its answer was lost
+            self._answers.good()
+        if talk is not None:
+            self._shorts.good()
+        return True
+
     def call_ended(
         self, token: int, now: float, talk: float | None = None, *, spare: str = ""
     ) -> bool:
@@ -86,21 +105,19 @@ class TrunkHealth(HealthMachine):
 
         To be told of every attempt that ended in an answer, whether there was a hint or not.
         """
+        if self.ended_well(token, talk):
+            return False
         if self._proof and self._proof[0] == token:
             if now >= self._proof[1]:
                 self._prove(now)
             else:
                 self._proof = None
-        if talk is not None and self._plain and talk >= self._policy.short_call:
-            self._shorts.good()
-            if token not in self._hesitation.outstanding:
-                return False
-        elif talk is not None:
+        if talk is not None:
             self._talked(token, now, talk, spare=spare)
         started = self._hesitation.gone(token)
         if started is not None:  # the hint of its answer was lost
             self._answers.good()
-            self._succeed(token, started, now)
+            self._succeed(token, started, started, now)
         self._begun.discard(token)
         return not self._plain and self._settle(now)
 
@@ -146,7 +163,24 @@ class TrunkHealth(HealthMachine):
     @property
     def trial_timeout(self) -> float:
         """Seconds after which an attempt on it is hopeless; infinite if nobody knows."""
-        return self._hesitation.patience
+        return self._hesitation.longest
+
+    @property
+    def rings_people(self) -> bool:
+        """Whether its answers are known to take as long as people do."""
+        return self._policy.hesitation_ceiling < self.answer_p99 < inf
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it has nothing to prove, as far as anybody knows."""
+        return self.state in CALM_STATES
+
+    def is_doubtful(self, now: float) -> bool:
+        """Whether a call had better have somewhere else to go: it has to prove itself, or an
+        attempt waits longer than normal, be it late or not yet."""
+        if not self._plain and (not self.is_proven or self.admission is Admission.RESERVE):
+            return True
+        return self._hesitation.is_slow(now)
 
     @property
     def answer_p99(self) -> float:
@@ -228,6 +262,7 @@ class TrunkHealth(HealthMachine):
         self._plain = False
         if started is not None and started < self._counts_from:
             return
+        self._struck_at = now
         half_open = self.state is HealthState.HALF_OPEN
         if self.state in _DEAD or (half_open and not trial):
             self._move(HealthEvent.BLAMED, now)

@@ -51,6 +51,7 @@ class HealthMachine:
         "_shorts",
         "_state_timer",
         "_strikes",
+        "_struck_at",
         "_unproven",
         "_why",
         "admission",
@@ -99,6 +100,8 @@ class HealthMachine:
         """It was ejected when the alarm came, or has been since."""
         self._counts_from = -inf
         """Attempts begun before this say nothing of the trunk as it is now."""
+        self._struck_at = -inf
+        """When the last failure was blamed on it."""
         self._begun: set[int] = set()
         """Calls the limit counts."""
         self._proof: tuple[int, float] | None = None
@@ -210,8 +213,10 @@ class HealthMachine:
 
     # -- within -----------------------------------------------------------------------------
 
-    def _succeed(self, token: int, started: float, now: float) -> None:
-        if started < self._counts_from:
+    def _succeed(self, token: int, started: float, answered: float, now: float) -> None:
+        # Without hints a call tells of its answer when it is over; what was well before the last
+        # failure does not make up for it.
+        if started < self._counts_from or answered < self._struck_at:
             return
         half_open = self.state is HealthState.HALF_OPEN
         if half_open and self._shorts.outlying:
@@ -302,7 +307,7 @@ class HealthMachine:
         policy = self._policy
         look, outlived = self._hesitation.look(now)
         if outlived is not None:
-            self._succeed(-1, outlived, now)
+            self._succeed(-1, outlived, outlived, now)
         doubt = self._hesitation.late_since is not None or bool(self._alarms)
         self.limit, trial = self._channels, False
         match self.state:

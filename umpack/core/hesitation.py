@@ -85,6 +85,7 @@ class Hesitation:
         "_unheard",
         "answers",
         "late_since",
+        "longest",
         "outstanding",
         "patience",
         "wait",
@@ -101,6 +102,8 @@ class Hesitation:
         """Attempts taken for answered, until their call ends."""
         self._answered_start = -inf
         self._deaf = False
+        self.longest = inf
+        """Seconds in which every answer normally comes; infinite where nobody knows."""
         self.patience = inf
         """Seconds after which an attempt is late; infinite where lateness would say nothing."""
         self.wait = policy.answer_limit
@@ -126,10 +129,12 @@ class Hesitation:
 
     def gone(self, token: int) -> float | None:
         """An attempt has ended, or its call has: its start, `None` if unknown."""
-        for where in (self.outstanding, self._unheard, self._silent):
-            if token in where:
-                return where.pop(token)
-        return None
+        started = self.outstanding.pop(token, None)
+        if started is None and self._unheard:
+            started = self._unheard.pop(token, None)
+        if started is None and self._silent:
+            started = self._silent.pop(token, None)
+        return started
 
     def look(self, now: float) -> tuple[float, float | None]:
         """Judge the oldest attempt: when to look again, and the start of the newest one that has
@@ -160,6 +165,12 @@ class Hesitation:
             self._unheard[token] = where.pop(token)
         return again, outlived
 
+    def is_slow(self, now: float) -> bool:
+        """Whether the oldest attempt waits longer than 99 of 100 do: late, or on the way there."""
+        if self.patience == inf:
+            return False
+        return now - next(iter(self.outstanding.values()), now) > self.answers.p99
+
     def hear(self, *, hints: bool) -> None:
         """Whether the PBX tells of answers now. Attempts begun in silence are never late."""
         if hints and self._deaf:
@@ -175,9 +186,10 @@ class Hesitation:
 
     def _set_patience(self) -> None:
         policy, p99 = self._policy, self.answers.p99
-        self.patience = inf
-        if p99 <= policy.hesitation_ceiling and not self._deaf:
-            self.patience = max(policy.hesitation_floor, policy.hesitation_factor * p99)
+        self.longest = inf
+        if p99 <= policy.hesitation_ceiling:
+            self.longest = max(policy.hesitation_floor, policy.hesitation_factor * p99)
+        self.patience = inf if self._deaf else self.longest
         self.wait = min(self.patience, policy.answer_limit)
 
     def __repr__(self) -> str:

@@ -24,6 +24,21 @@ def mask_of(size: int, positions: Iterable[int]) -> Mask:
     return tuple(words)
 
 
+def has(mask: Mask, position: int) -> bool:
+    """Whether a position is in the mask."""
+    return bool(mask[position >> WORD_SHIFT] >> (position & WORD_MASK) & 1)
+
+
+def positions_of(mask: Mask) -> Iterator[int]:
+    """The positions of a mask, lowest first."""
+    for index, word in enumerate(mask):
+        left = word
+        while left:
+            lowest = left & -left
+            yield (index << WORD_SHIFT) + lowest.bit_length() - 1
+            left ^= lowest
+
+
 def joined(masks: Iterable[Mask]) -> Mask:
     """What is in any of the masks, which are of equal size; empty for none."""
     words: Mask = ()

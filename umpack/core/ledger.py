@@ -64,7 +64,8 @@ class Ledger(Generic[Holder]):
         return self.lease(pack, position, now, holder) if position >= 0 else None
 
     def lease(self, pack: Pack, position: int, now: float, holder: Holder) -> Lease[Holder]:
-        """Take the channel at `position`, which must be idle, and move the pack's pointer."""
+        """Take the channel at `position`, which must be idle, and move the pack's pointer if it is
+        in turn."""
         channel = pack.channels[position]
         channel.move(ChannelEvent.LEASE)
         for seated, seat in channel.seats:
@@ -72,7 +73,8 @@ class Ledger(Generic[Holder]):
         self._token = token = self._token + 1
         lease = Lease(LeaseToken(token), channel, pack, position, pack.last, now, holder)
         channel.lease = self._leases[lease.token] = lease
-        pack.last = position
+        if pack.tiers is None or pack.in_turn(position):
+            pack.last = position
         return lease
 
     def adopt(self, channel: Channel, now: float, holder: Holder) -> Lease[Holder]:
@@ -84,6 +86,21 @@ class Ledger(Generic[Holder]):
         lease = Lease(LeaseToken(self._token), channel, None, -1, -1, now, holder)
         channel.lease = self._leases[lease.token] = lease
         return lease
+
+    def move(self, lease: Lease[Holder], channel: Channel) -> bool:
+        """The call of a lease is on another channel than it was given, as the peer's first answer
+        may say (Q.931 5.2.3). Its own is idle at once. False if that channel is held already."""
+        if channel.lease is not None:
+            return False
+        old, old.lease = lease.channel, None
+        if old.move(ChannelEvent.RELEASE) is ChannelState.IDLE:
+            for pack, position in old.seats:
+                pack.idle.add(position)
+        channel.move(ChannelEvent.ADOPT)
+        for pack, position in channel.seats:
+            pack.idle.discard(position)
+        lease.channel, channel.lease = channel, lease
+        return True
 
     def release(self, token: LeaseToken) -> Lease[Holder]:
         """End a lease and answer it. A token not held is a `LeaseError` and changes nothing."""

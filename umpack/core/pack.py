@@ -7,14 +7,14 @@ members have come or gone (see `carried_pointer`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from itertools import chain, zip_longest
 from typing import NamedTuple, NewType, TypeVar
 
 from umpack.core.channel import Channel, ChannelId
-from umpack.core.idle import IdleSet, Mask, joined, mask_of, shared, without
+from umpack.core.idle import IdleSet, Mask, has, joined, mask_of, positions_of, shared, without
 from umpack.core.trunk import TrunkId
 
 PackId = NewType("PackId", str)
@@ -63,7 +63,21 @@ class Grade(IntEnum):
     FIRST = 1
     RESERVE = 2
     """While nothing better is idle."""
-    CLOSED = 3
+    LAST = 3
+    """Has all the calls it may have for now; one more is better than refusing it."""
+    CLOSED = 4
+
+
+GOOD = (Grade.TRIAL, Grade.FIRST)
+"""Where a new call goes without a doubt."""
+
+OPEN = (*GOOD, Grade.RESERVE, Grade.LAST)
+"""Where a new call may go."""
+
+GOOD_AGAIN = (Grade.FIRST,)
+"""Where a call that has failed goes next: it has waited once, and decides no trial."""
+
+OPEN_AGAIN = (Grade.FIRST, Grade.RESERVE, Grade.TRIAL, Grade.LAST)
 
 
 class Seat(NamedTuple):
@@ -120,13 +134,13 @@ class Pack:
         "_exclusions",
         "_masks",
         "_notes",
-        "_tiers",
         "channels",
         "cyclic",
         "id",
         "idle",
         "last",
         "plan",
+        "tiers",
     )
 
     def __init__(self, plan: PackPlan, channels: Sequence[Channel]) -> None:
@@ -139,8 +153,8 @@ class Pack:
         """Position last assigned; -1 before the first."""
         self._exclusions: tuple[Exclusion, ...] | None = None
         self._notes: tuple[Exclusion, ...] = ()
-        self._tiers: Sequence[Mask] | None = None
-        """Positions to hunt, best first; None while all trunks are first choice."""
+        self.tiers: Mapping[Grade, Mask] | None = None
+        """Positions of each grade; None while all trunks are first choice."""
         places: dict[TrunkId, list[int]] = {}
         for position, id_ in enumerate(plan.channels):
             places.setdefault(TrunkId(id_.rpartition(":")[0]), []).append(position)
@@ -157,25 +171,32 @@ class Pack:
         order = self.plan.channels
         self.last = order.index(channel) if channel in order else -1
 
-    def next_position(self) -> int:
-        """The position the strategy names next, or -1 when none is idle. Changes nothing."""
-        if self._tiers is not None:
-            return self._next_of(self._tiers)
+    def next_position(self, grades: Sequence[Grade] = OPEN) -> int:
+        """The position the strategy names next, or -1 when none is idle. Changes nothing.
+
+        Trunks of the first of the `grades` go before those of the next, and of others none.
+        """
+        if (tiers := self.tiers) is not None:
+            return self._next_of(tiers[grade] for grade in grades if grade in tiers)
         if not self.cyclic:
             return self.idle.first()
         position = self.idle.first_from(self.last + 1)
         return position if position >= 0 else self.idle.first()
 
     def next_position_on(
-        self, accepts: Callable[[TrunkId], bool], tried: Iterable[int] = ()
+        self,
+        accepts: Callable[[TrunkId], bool],
+        tried: Iterable[int] = (),
+        grades: Sequence[Grade] = OPEN,
     ) -> int:
         """Like `next_position`, on trunks that `accepts` and without the `tried` positions."""
         allowed = joined(mask for trunk, mask in self._masks.items() if accepts(trunk))
         if not allowed:
             return -1
         allowed = without(allowed, tried)
-        tiers = (allowed,) if self._tiers is None else self._tiers
-        return self._next_of([shared(tier, allowed) for tier in tiers])
+        if (tiers := self.tiers) is None:
+            return self._next_of((allowed,))
+        return self._next_of(shared(tiers[grade], allowed) for grade in grades if grade in tiers)
 
     def _next_of(self, tiers: Iterable[Mask]) -> int:
         for tier in tiers:
@@ -189,19 +210,40 @@ class Pack:
     def grade(self, grades: Mapping[TrunkId, Grade], *, panic: bool = False) -> None:
         """Hunt by grades from now on; trunks not named are first choice.
 
-        In a `panic` the reserve is as good as any. Closed trunks are not hunted.
+        In a `panic` the reserve is as good as any; but the last remain the last, as the first call
+        they had has not come back yet. Closed trunks are not hunted.
         """
         if panic:
             grades = {t: Grade.FIRST if g is Grade.RESERVE else g for t, g in grades.items()}
         mine = {trunk: grades.get(trunk, Grade.FIRST) for trunk in self._masks}
         if all(grade is Grade.FIRST for grade in mine.values()):
-            self._tiers = None
+            self.tiers = None
             return
-        self._tiers = [
-            joined(self._masks[trunk] for trunk, grade in mine.items() if grade is wanted)
-            for wanted in (Grade.TRIAL, Grade.FIRST, Grade.RESERVE)
+        self.tiers = {
+            wanted: joined(self._masks[trunk] for trunk, grade in mine.items() if grade is wanted)
+            for wanted in OPEN
             if wanted in mine.values()
-        ]
+        }
+
+    def in_turn(self, position: int) -> bool:
+        """Whether a position is first choice. Trials and stopgaps come out of turn: the pointer
+        stays, or whoever is next would lose the turn to them."""
+        if self.tiers is None:
+            return True
+        first = self.tiers.get(Grade.FIRST)
+        return first is not None and has(first, position)
+
+    def members(self, trunk: TrunkId) -> Iterator[Channel]:
+        """The channels of a trunk that are in this pack."""
+        return (self.channels[position] for position in positions_of(self._masks[trunk]))
+
+    def has_idle(self, trunk: TrunkId) -> bool:
+        """Whether a channel of the trunk is idle here."""
+        return self.idle.first_of(self._masks[trunk]) >= 0
+
+    def carries(self, trunk: TrunkId) -> bool:
+        """Whether any channel of the trunk may carry calls here, idle or not."""
+        return self.has_idle(trunk) or any(not c.blocks for c in self.members(trunk))
 
     @property
     def trunks(self) -> Mapping[TrunkId, Mask]:

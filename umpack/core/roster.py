@@ -16,7 +16,7 @@ from umpack.core.ledger import Holder, Lease, LeaseToken, Ledger
 from umpack.core.pack import Pack, PackId, carried_pointer
 from umpack.core.routes import Routes
 from umpack.core.site import Site
-from umpack.core.trunk import Trunk, TrunkKind
+from umpack.core.trunk import Trunk
 
 REMOVED = "removed"
 """Block source of channels that left the configuration while a call was on them."""
@@ -189,8 +189,8 @@ class Roster(Generic[Holder]):
 
 
 def _identity(trunk: Trunk, slot: int) -> Hashable:
-    """What makes a channel the same one: a B channel its number, a SIP slot its name."""
-    if trunk.kind is TrunkKind.SIP:
+    """What makes a channel the same one: a B channel its number, a SIP slot or port its name."""
+    if not trunk.kind.is_line:
         return trunk.channel_id(slot)
     return trunk.pbx, trunk.number(slot)
 

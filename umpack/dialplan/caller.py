@@ -31,17 +31,32 @@ _FIELDS = ("num", "name", "dnid", "rdnis")
 """The texts of the AGI environment a caller may choose, besides the extension."""
 
 
+ALIVE_WITHIN = 1.5
+"""Seconds umpack has to answer before the dialplan takes the call. It answers in milliseconds."""
+
+AWAY_FOR = 5
+"""Seconds calls pass by a umpack that did not answer, before one of them asks again."""
+
+
 def entrance(name: str, reach: str) -> Extension:
     """One AGI step for one extension pattern.
 
     The check is a routine, where EXTEN is `s`; the AGI step is not, as umpack reads EXTEN there.
     """
     steps = Extension(name).set(CALLED, "${EXTEN}").do("Gosub(umpack-check,s,1())")
-    return steps.do(f"AGI(agi://{reach}/umpack)").do("Goto(umpack-after,s,1)")
+    steps.goto_if('"${GOSUB_RETVAL}" != "alive"', "after")
+    return steps.do(f"AGI(agi://{reach}/umpack)").do("Goto(umpack-after,s,1)", "after")
 
 
-def check() -> Extension:
-    """Ends calls with an unsafe called number; cleans the caller; notes what hunting must know."""
+def check(reach: str) -> Extension:
+    """Ends calls with an unsafe called number; cleans the caller; notes what hunting must know.
+
+    Answers `alive` if umpack does. It is asked on a connection of its own, for only here it can be
+    left when it hangs: the kernel accepts connections for a stopped process, and an AGI step that
+    is not told AGIEXITONHANGUP waits for the far end even when the caller is long gone (tried on
+    Asterisk 22). On the real connection that must not be set, as it ends with every hang-up and
+    umpack could not read what became of the call. A time limit of the call's own is put back.
+    """
     steps = Extension("s")
     steps.set("UMPACK_REST", f"${{REPLACE({CALLED},{SAFE})}}")
     steps.goto_if("${FIELDQTY(UMPACK_REST,x)} > 0", "invalid")
@@ -52,10 +67,31 @@ def check() -> Extension:
     for field in _FIELDS:
         steps.set(f"CALLERID({field})", f"${{REPLACE(CALLERID({field}),{_CONTROLS})}}")
     steps.set("UMPACK_SINCE", "${EPOCH}", "clean").set("UMPACK_UP", "${CHANNEL(state)}")
-    steps.set(CAUSE, "").set("DIALSTATUS", "").do("Return()")
+    steps.set(CAUSE, "").set("DIALSTATUS", "").set("AGISTATUS", "SILENT")
+    # The first to ask again speaks for all who come before he has an answer.
+    steps.goto_if('"${GLOBAL(UMPACK_AWAY)}" = ""', "ask")
+    steps.do("GotoIf($[${EPOCH} < ${GLOBAL(UMPACK_AWAY)}]?away)")
+    steps.set("GLOBAL(UMPACK_AWAY)", f"$[${{EPOCH}} + {AWAY_FOR}]")
+    steps.set("UMPACK_LIMIT", "${TIMEOUT(absolute)}", "ask")
+    steps.set("TIMEOUT(absolute)", f"{ALIVE_WITHIN:g}").set("AGIEXITONHANGUP", "yes")
+    steps.do(f"AGI(agi://{reach}/alive)")
+    steps.set("TIMEOUT(absolute)", "${UMPACK_LIMIT}").set("AGIEXITONHANGUP", "")
+    steps.goto_if('"${AGISTATUS}" != "SUCCESS"', "away")
+    steps.do('ExecIf($["${GLOBAL(UMPACK_AWAY)}" != ""]?Set(GLOBAL(UMPACK_AWAY)=))')
+    steps.do("Return(alive)").do("Return(away)", "away")
     # Not the number: the log is lines, too.
     steps.do("Log(NOTICE,a called number with unsafe characters is refused)", "invalid")
     return steps.end(28)
+
+
+def silent() -> Extension:
+    """Where Asterisk sends a channel whose time is over: the question was not answered."""
+    steps = Extension("T").set("AGIEXITONHANGUP", "").set("AGISTATUS", "SILENT")
+    steps.set("GLOBAL(UMPACK_AWAY)", f"$[${{EPOCH}} + {AWAY_FOR}]")
+    # An absolute limit that has passed is gone, and that of the call had as long to run, or longer.
+    steps.do("ExecIf($[${UMPACK_LIMIT} > 0]?Set(TIMEOUT(absolute)=${UMPACK_LIMIT}))")
+    steps.do(f"Log(WARNING,umpack has not answered within {ALIVE_WITHIN:g} s)")
+    return steps.do("Return(away)")
 
 
 def end() -> Extension:

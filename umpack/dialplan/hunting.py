@@ -24,6 +24,11 @@ _FAR_END_SPEAKS = frozenset({"DAHDI", "PJSIP"})
 without one never left the PBX: a DAHDI channel in use is "busy" to Dial, and so is no answer."""
 
 
+def out(trunk: str) -> str:
+    """The variable that says `1` while a trunk, or `trunk.slot`, is not to be tried."""
+    return f"UMPACK_OUT_{trunk}"
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """Neighbouring positions of a pack on one trunk, their slots `step` apart."""
@@ -73,13 +78,16 @@ def trunk_extension(trunk: Trunk, name: str) -> Extension:
 
     A dial string that is the same for every channel is tried once for the whole trunk.
     """
+    if trunk.kind.is_service:
+        # Only umpack can receive: without it such a port is as good as busy.
+        return Extension(name, f"service {trunk.id} ({trunk.kind.value})").do("Return()")
     technology = trunk.dial.technology.upper()
     dial = _dial_string(trunk)
     by_channel = "${UMPACK_SLOT}" in dial or "${UMPACK_NUMBER}" in dial
     own = ("channel" if by_channel else "trunk") if technology in _FAR_END_SPEAKS else ""
-    out = f"UMPACK_OUT_{name}"
+    tried = out(trunk.id)
     steps = Extension(name, f"trunk {trunk.id} ({trunk.kind.value})")
-    steps.goto_if(f'"${{{out}}}" = "1"', "done")
+    steps.goto_if(f'"${{{tried}}}" = "1"', "done")
     if trunk.dial.digits_only:
         # Letters: not for a board, but perhaps for the next trunk of the pack.
         steps.goto_if("${LEN(${UMPACK_CALLED})} != ${LEN(${UMPACK_DIGITS})}", "done")
@@ -91,12 +99,14 @@ def trunk_extension(trunk: Trunk, name: str) -> Extension:
         steps.set("UMPACK_SLOT", "$[${ARG3} + ${ARG4} * (${at} - ${ARG1})]")
         steps.set("UMPACK_NUMBER", f"$[${{UMPACK_SLOT}} + {trunk.first_number - 1}]")
     steps.set("at", "$[${at} + 1]")
+    if by_channel and trunk.kind.is_line:
+        steps.goto_if(f'"${{{out(f"{trunk.id}.${{UMPACK_SLOT}}")}}}" = "1"', "next")
     steps.do("HangupCauseClear()")
     steps.do(f"Dial({dial},${{UMPACK_WITHIN}})")
     steps.do(f"Gosub(umpack-judge,s,1({own}))")
     if by_channel:
         steps.goto_if('"${GOSUB_RETVAL}" = "channel"', "next")
-    steps.set(out, "1")
+    steps.set(tried, "1")
     return steps.do("Return()", "done")
 
 

@@ -7,7 +7,10 @@ How it decides after the AGI step:
   to Asterisk (res_agi.c), so without `UMPACK_CAUSE` the dialplan looks at what is left of the call.
   A call that was answered meanwhile must end, not ring a second server. A Dial that ran on while
   umpack was killed has set DIALSTATUS and is judged like one of the dialplan's own.
-- Everything else hunts: the pack's channels in their order, then its overflow packs.
+- Everything else hunts: the pack's channels in their order, then its overflow packs, without what
+  umpack has last known as dead or drained. Only when nothing else is left the dead are tried, too:
+  that was long ago perhaps, and nobody may be there to tell that they live again.
+- A umpack that is stopped or hangs is met before, see caller.py.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ import math
 from collections.abc import Iterable, Iterator
 
 from umpack.config import Configuration
-from umpack.core.pack import PackPlan, Strategy
+from umpack.core.pack import PackId, PackPlan, Strategy
 from umpack.core.routes import Route, Routes
-from umpack.core.trunk import PbxId
-from umpack.dialplan import caller
+from umpack.core.trunk import PbxId, TrunkId
+from umpack.dialplan import caller, order
 from umpack.dialplan.extension import CAUSE, END, Extension
-from umpack.dialplan.hunting import DIGITS, judge, runs, trunk_extension
+from umpack.dialplan.hunting import DIGITS, judge, out, runs, trunk_extension
 from umpack.dialplan.numbers import entrance_patterns, route_conditions
 
 _NUMBER = r"0-9A-Za-z*#+._\x2d"
@@ -58,9 +61,16 @@ class _Dialplan:
         """All contexts."""
         contexts: list[tuple[str, str, Iterable[Extension]]] = [
             ("umpack-in", "calls from the exchange enter here", self._entrances()),
-            ("umpack-check", "is what came off the line fit to be read?", (caller.check(),)),
+            (
+                "umpack-check",
+                "is what came off the line fit to be read, and is umpack there to read it?",
+                (caller.check(str(self._reach)), caller.silent()),
+            ),
             ("umpack-after", "after the AGI step: is there anything left to do?", self._after()),
             ("umpack-pack", "a pack and its overflow packs, in order", self._pack_extensions()),
+            ("umpack-order", "what umpack has left to know of a pack", (order.read_order(),)),
+            ("umpack-start", "where a cyclic pack goes on", self._starts()),
+            ("umpack-place", "is the trunk it goes on with left out?", self._places()),
             ("umpack-trunk", "one run of channels of a trunk", self._trunk_extensions()),
             ("umpack-judge", "what one attempt has come to", (judge(self._site.causes),)),
             ("umpack-end", "tell the caller the cause", (caller.end(),)),
@@ -109,27 +119,42 @@ class _Dialplan:
             extension.set("UMPACK_REFUSAL", str(plan.refusal_cause))
             budget = math.ceil(min(plan.setup_budget, _MOST_TIME))
             extension.set("UMPACK_BUDGET", str(budget)).set("UMPACK_ONCE", "")
-            for trunk in self._trunks.values():
-                extension.set(f"UMPACK_OUT_{trunk}", "")
-            for member in self._site.chain(id_):
-                self._hunt(extension, self._site.packs[member])
-            yield extension.end("${UMPACK_REFUSAL}")
+            chain = self._site.chain(id_)
+            trunks = dict.fromkeys(
+                TrunkId(channel.rpartition(":")[0])
+                for member in chain
+                for channel in self._site.packs[member].channels
+            )
+            for trunk in trunks:
+                # Services are out from the beginning, or a cyclic pack might begin at one.
+                service = self._site.trunks[trunk].kind.is_service
+                extension.set(out(trunk), "1" if service else "").set(order.last(trunk), "")
+            extension.set("UMPACK_LAST", "")
+            for member in chain:
+                extension.do(f"Gosub(umpack-order,s,1({member}))")
+            for index, member in enumerate(chain):
+                self._hunt(extension, self._site.packs[member], "" if index else "hunt")
+            extension.goto_if('"${UMPACK_LAST}" = ""', "full")
+            for trunk in trunks:
+                extension.set(out(trunk), f'${{IF($["${{{order.last(trunk)}}}" = "1"]?0:1)}}')
+            extension.set("UMPACK_LAST", "").do("Goto(hunt)")
+            yield extension.end("${UMPACK_REFUSAL}", "full")
 
-    def _hunt(self, extension: Extension, plan: PackPlan) -> None:
+    def _hunt(self, extension: Extension, plan: PackPlan, label: str) -> None:
         count = len(plan.channels)
         calls = [
             f"Gosub(umpack-trunk,{self._trunks[run.trunk.id]},"
             f"1({run.position},{run.length},{run.slot},{run.step}))"
             for run in runs(self._site.trunks, plan.channels)
         ]
-        extension.set("UMPACK_WITHIN", f"{min(max(plan.answer_within, 0.001), _MOST_TIME):.3f}")
-        if plan.strategy is Strategy.LINEAR or count == 1:
+        within = f"{min(max(plan.answer_within, 0.001), _MOST_TIME):.3f}"
+        extension.set("UMPACK_WITHIN", within, label)
+        if not _goes_round(plan):
             extension.set("UMPACK_FROM", "0").set("UMPACK_TO", str(count))
             for call in calls:
                 extension.do(call)
             return
-        # Nobody keeps the pointer while umpack is away; a random start spreads the calls as well.
-        extension.set("UMPACK_START", f"${{RAND(0,{count - 1})}}")
+        extension.do(f"Gosub(umpack-start,{self._packs[plan.id]},1())")
         extension.set("UMPACK_FROM", "${UMPACK_START}").set("UMPACK_TO", str(count))
         for call in calls:
             extension.do(call)
@@ -137,7 +162,24 @@ class _Dialplan:
         for call in calls:
             extension.do(call)
 
+    def _cyclic(self) -> Iterator[tuple[str, PackId, PackPlan]]:
+        for id_, name in self._packs.items():
+            if _goes_round(plan := self._site.packs[id_]):
+                yield name, id_, plan
+
+    def _starts(self) -> Iterator[Extension]:
+        for name, id_, plan in self._cyclic():
+            yield order.start(name, id_, len(plan.channels))
+
+    def _places(self) -> Iterator[Extension]:
+        for name, id_, plan in self._cyclic():
+            yield order.place(name, id_, runs(self._site.trunks, plan.channels))
+
     def _trunk_extensions(self) -> Iterator[Extension]:
         for id_, name in self._trunks.items():
             trunk = self._site.trunks[id_]
             yield trunk_extension(trunk, name)
+
+
+def _goes_round(plan: PackPlan) -> bool:
+    return plan.strategy is Strategy.CYCLIC and len(plan.channels) > 1

@@ -25,14 +25,17 @@ from tests.sites import (
     take,
     trunk,
 )
+from tests.unit.core.storms import RINGS, SAYS_503, Storm, um_site
 from umpack.core.administration import Drain
 from umpack.core.calls import Assignment, Decision, Done, Ending, Reason, Refusal
 from umpack.core.causes import Outcome
 from umpack.core.channel import ChannelId, ChannelState
 from umpack.core.distributor import Distributor
 from umpack.core.errors import LeaseError
+from umpack.core.health_states import AlarmKind, HealthState
 from umpack.core.pack import PackId, Strategy
 from umpack.core.site import Site
+from umpack.core.trunk import TrunkId, TrunkKind
 
 LINES = {name: trunk(name, 1) for name in "ABCDEXYZ"}
 
@@ -174,6 +177,25 @@ def test_scenario_4_a_late_release_does_not_end_the_next_call() -> None:
     }
 
 
+# -- 5: the link goes, the caller goes, the link comes back --------------------------------------
+
+
+@pytest.mark.parametrize("hangs_up", ["before the alarm", "in the alarm", "after it"])
+def test_scenario_5_the_channel_is_idle_when_the_link_is_back(hangs_up: str) -> None:
+    distributor = Distributor(one_pack(trunk("A", 2, kind=TrunkKind.S0)))
+    lease = take(distributor, now=10.0).lease
+    distributor.answered(lease, 10.1)
+    for when, what in enumerate(("before the alarm", "in the alarm", "after it")):
+        if what == "in the alarm":
+            distributor.alarm_raised(TrunkId("A"), AlarmKind.D_CHANNEL, 12.0)
+        if what == "after it":
+            distributor.alarm_cleared(TrunkId("A"), AlarmKind.D_CHANNEL, 14.0)
+            distributor.tick(20.0)
+        if what == hangs_up:
+            distributor.release(lease.token, 11.0 + 2 * when)
+    assert [take(distributor, now=60.0).channel for _ in range(2)] == ["A:1", "A:2"]
+
+
 # -- 6: reload and restart in mid-call (what the core has of it) ------------------------------
 
 
@@ -205,6 +227,22 @@ def test_scenario_6_old_calls_do_not_count_for_new_ones() -> None:
     assert isinstance(distributor.offer(call(), 1.0), Refusal)
     distributor.release(new[0].lease.token, 1.0)
     assert take(distributor).channel == new[0].channel
+
+
+# -- 7: see test_health_storms: the load of the dead is spread over all survivors ------------------
+
+
+# -- 8: black holes ---------------------------------------------------------------------------
+
+
+def test_scenario_8_neither_who_never_answers_nor_who_refuses_at_once_draws_calls() -> None:
+    names = "abcd"
+    script = {"b": [(30.0, 1e9, RINGS)], "c": [(30.0, 1e9, SAYS_503)]}
+    storm = Storm(um_site(names=names, interleave=True), script, rate=10.0).run(120.0)
+    assert storm.lost() == []
+    for name in "bc":
+        tries = [c for c in storm.callers.values() if name in c.trunks and c.offered > 30.0]
+        assert 1 <= len(tries) <= 12, "of 900 calls"
 
 
 # -- 9: when the next trunk is tried and when not ---------------------------------------------
@@ -317,3 +355,15 @@ def test_scenario_10_saturated_and_in_maintenance_are_told_apart() -> None:
     assert again.reason is Reason.NO_USABLE_TRUNK
     distributor.enable("B")
     assert take(distributor).channel == "B:1"
+
+
+def test_scenario_10_ejection_never_takes_the_last() -> None:
+    distributor = Distributor(one_pack(*(trunk(name, 1) for name in "ABC")))
+    for now in range(50):
+        decision: Decision = distributor.offer(call(), float(now))
+        while isinstance(decision, Assignment):
+            decision = distributor.outcome(decision.lease, refused(38), float(now))
+        assert (decision.cause, isinstance(decision, Refusal)) == (34, True)
+    ejected = [h for h in distributor.health.values() if h.state is HealthState.EJECTED]
+    assert 1 <= len(ejected) < 3
+    assert take(distributor, now=50.0)

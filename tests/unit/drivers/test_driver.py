@@ -262,7 +262,7 @@ async def test_a_flapping_span_is_left_alone() -> None:
 @pytest.mark.parametrize("times", [TIMES, RARELY], ids=["polled", "told"])
 async def test_a_d_channel_away_for_less_than_t309_leaves_calls_alone(times: PollTimes) -> None:
     # Slower, so that a busy machine does not make 6 s of the 3 s.
-    async with umpack(LINES, [S0, S0], times=times, speed=4) as rig:
+    async with umpack(LINES, [S0, S0], times=times, speed=1) as rig:
         call = await rig.held()
         (lease,) = rig.distributor.ledger
         assert lease.channel.id == "left:1"

@@ -239,6 +239,16 @@ class TestLeaks:
         assert look(distributor, [stranger("9", 1)], asked=NOW + 60).memory.missing == {}
         assert look(distributor, [stranger("9", 2)], asked=NOW + 60).memory.missing != {}
 
+    def test_a_service_has_no_leg_but_its_caller(self) -> None:
+        fax = trunk("fax", 2, kind=TrunkKind.FAX, dial="Service/{trunk}")
+        distributor = Distributor(one_pack(fax))
+        lease = offered(distributor, "1")
+        present = [caller("1"), stranger("9", 1), stranger("8", None)]
+        findings = look(distributor, present, asked=NOW + 60, earlier=Memory())
+        assert findings == Findings((), (), (), UNKNOWN)
+        gone = look(distributor, [stranger("9", 1)], asked=NOW + 60)
+        assert gone.memory.missing == {lease.token: NOW + 60}
+
 
 @dataclass
 class Running:

@@ -1,0 +1,311 @@
+"""Comparing the ledger with the PBX: what is over, what has leaked, who else is on our lines.
+
+A call's connection ends its lease; this is for what connections cannot tell. `compare` decides, on
+lists which are older than the ledger by the time they are read:
+
+- Ours is what was dialled by a call that lives here, before the list was asked for or after it
+  came. A leg is gone before its Dial returns, so a leg of a call that has ended in between is in
+  one list and not in the next: a stranger must be in two.
+- The first list after the link has come up is believed at once. After a restart all calls in the
+  PBX are strangers, and what umpack has dialled since lives here.
+- Calls offered before that list has come may be given a B channel that is in use. chan_dahdi
+  refuses a channel that has an owner, so the attempt ends without a leg and the call takes another
+  channel; nothing is dialled twice. A SIP trunk may have that many calls too many for as long as
+  it takes to log in and list, and its own limit then stands.
+- A lease is leaked when two lists in a row, some seconds apart, show nothing dialled by its call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from loguru import logger
+
+from drivers.asterisk.ami_wire import AmiEvent, AmiRefused
+from drivers.asterisk.calls import uniqueid_of
+from drivers.asterisk.occupancy import Occupant, Place, needs_dahdi, occupants
+from drivers.base import Clock
+from umpack.core.calls import Call, CallId
+from umpack.core.channel import Channel, ChannelId
+from umpack.core.distributor import Distributor, Offer
+from umpack.core.errors import PeerFault
+from umpack.core.ledger import Lease, LeaseToken
+from umpack.core.printable import printable
+from umpack.core.roster import REMOVED
+from umpack.core.trunk import PbxId
+
+GRACE = 5.0
+"""Seconds a leg may take to appear after its lease, and a leak must last."""
+
+EVERY = 30.0
+ADOPTED_EVERY = 2.0
+"""Seconds between passes; the shorter one while there are adopted calls, whose end nothing else
+tells. (AMI's Hangup would, at the price of two long events for every call for ever.)"""
+
+_LOAD = 0.05
+"""Part of the time that may go into passes, on a PBX that takes long to list its channels."""
+
+_SECOND_LOOK = 0.3
+_POLL = 0.1
+LEAKED = "its channel is gone from the PBX"
+OVER = "gone from the PBX"
+
+
+class ChannelLists(Protocol):
+    """What `AmiLink` is used for here."""
+
+    @property
+    def version(self) -> str:
+        """AMI's version while the link is up, else empty."""
+
+    async def collect(self, name: str) -> list[AmiEvent]:
+        """See `AmiLink.collect`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one pass must know of the one before. `strangers` is None when there was none."""
+
+    strangers: frozenset[str] | None = None
+    missing: Mapping[LeaseToken, float] = field(default_factory=dict)
+    """Leases without a leg, and since which pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is to be done, in this order, and what to remember."""
+
+    over: tuple[LeaseToken, ...]
+    leaked: tuple[LeaseToken, ...]
+    adopt: tuple[tuple[ChannelId, Occupant], ...]
+    memory: Memory
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a second look would tell strangers from calls that were just ending."""
+        return bool(self.memory.strangers)
+
+
+def compare(
+    pbx: PbxId,
+    distributor: Distributor,
+    present: Collection[Occupant],
+    callers: Collection[str],
+    earlier: Memory,
+    asked: float,
+) -> Findings:
+    """Compare the ledger of now with a list that was asked for at `asked`.
+
+    `callers` are uniqueids of channels whose calls lived here when it was asked for.
+    """
+    mine = [lease for lease in distributor.ledger if lease.channel.trunk.pbx == pbx]
+    own = [lease for lease in mine if lease.pack is not None]
+    by_id = {occupant.uniqueid: occupant for occupant in present}
+    living = {*callers, *(uniqueid_of(lease.holder.call) for lease in own)}
+    linked = living | {by_id[caller].linkedid for caller in living if caller in by_id}
+
+    over, kept = [], set()
+    for lease in mine:
+        if lease.pack is None:
+            occupant = by_id.get(uniqueid_of(lease.holder.call))
+            if occupant is None or not _is_on(lease.channel, occupant):
+                over.append(lease.token)
+            else:
+                kept.add(occupant.uniqueid)
+
+    numbers = {occupant.place for occupant in present}
+    dialled_by: dict[str, set[str]] = {}
+    for occupant in present:
+        dialled_by.setdefault(occupant.linkedid, set()).add(occupant.uniqueid)
+    leaked, missing = [], {}
+    for lease in own:
+        if asked - lease.since < GRACE or _has_leg(lease, by_id, dialled_by, numbers):
+            continue
+        since = missing[lease.token] = earlier.missing.get(lease.token, asked)
+        if asked - since >= GRACE:
+            leaked.append(lease.token)
+
+    places = _places(pbx, distributor)
+    strangers = [
+        occupant
+        for occupant in present
+        if occupant.place in places
+        and occupant.uniqueid not in kept
+        and not (occupant.dialled and occupant.linkedid in linked)
+    ]
+    sure = [o for o in strangers if earlier.strangers is None or o.uniqueid in earlier.strangers]
+    freed = {*over, *leaked}
+    adopt = tuple(_places_for(sure, places, _next_in_turn(distributor), freed))
+    adopted = {occupant.uniqueid for _, occupant in adopt}
+    rest = frozenset(o.uniqueid for o in strangers if o.uniqueid not in adopted)
+    return Findings(tuple(over), tuple(leaked), adopt, Memory(rest, missing))
+
+
+def _is_on(channel: Channel, occupant: Occupant) -> bool:
+    # None: it lives, and only where was not told this time.
+    return occupant.place is None or occupant.place == _place(channel)
+
+
+def _place(channel: Channel) -> Place | None:
+    trunk = channel.trunk
+    # A service has nothing in the PBX but its callers' own channels: its endpoint is None.
+    return channel.number if trunk.kind.is_line else trunk.endpoint
+
+
+def _has_leg(
+    lease: Lease[Offer],
+    by_id: Mapping[str, Occupant],
+    dialled_by: Mapping[str, set[str]],
+    numbers: Collection[Place | None],
+) -> bool:
+    caller = uniqueid_of(lease.holder.call)
+    linkedid = by_id[caller].linkedid if caller in by_id else caller
+    if dialled_by.get(linkedid, set()) - {caller}:
+        return True
+    kind = lease.channel.trunk.kind
+    if kind.is_service:
+        return caller in by_id  # umpack itself is the far end
+    # Whoever is on the B channel: it is taken.
+    return kind.is_line and lease.channel.number in numbers
+
+
+def _places(pbx: PbxId, distributor: Distributor) -> dict[Place | None, list[Channel]]:
+    places: dict[Place | None, list[Channel]] = {}
+    for channel in distributor.ledger.channels.values():
+        if channel.trunk.pbx == pbx and (place := _place(channel)) is not None:
+            places.setdefault(place, []).append(channel)
+    return places
+
+
+def _next_in_turn(distributor: Distributor) -> set[ChannelId]:
+    return {
+        pack.channels[position].id
+        for pack in distributor.packs.values()
+        if (position := pack.next_position()) >= 0
+    }
+
+
+def _places_for(
+    strangers: Iterable[Occupant],
+    places: Mapping[Place | None, list[Channel]],
+    next_in_turn: Collection[ChannelId],
+    freed: Collection[LeaseToken],
+) -> Iterator[tuple[ChannelId, Occupant]]:
+    """A B channel is what it is; of an endpoint the slot that is used last.
+
+    A stranger who finds no slot free waits: a SIP trunk may have more calls than it has slots.
+    """
+    taken: set[ChannelId] = set()
+    for stranger in strangers:
+        free = [
+            channel
+            for channel in places[stranger.place]
+            if channel.id not in taken and _is_free(channel, freed)
+        ]
+        if free:
+            channel = min(free, key=lambda c: (bool(c.blocks), c.id in next_in_turn, -c.slot))
+            taken.add(channel.id)
+            yield channel.id, stranger
+
+
+def _is_free(channel: Channel, freed: Collection[LeaseToken]) -> bool:
+    if channel.lease is None:
+        return True
+    # One that has left the configuration goes with its lease.
+    return channel.lease.token in freed and REMOVED not in channel.blocks
+
+
+class Reconciler:
+    """Passes over one PBX; `run` makes them as they are due, for as long as it is let."""
+
+    def __init__(
+        self, distributor: Distributor, ami: ChannelLists, pbx: PbxId, clock: Clock
+    ) -> None:
+        self._distributor = distributor
+        self._ami = ami
+        self._pbx = pbx
+        self._now = clock
+        self._memory = Memory()
+        self._dahdi_refused = False
+        self._took = 0.0
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next pass is due."""
+        adopted = any(
+            lease.pack is None and lease.channel.trunk.pbx == self._pbx
+            for lease in self._distributor.ledger
+        )
+        return max(ADOPTED_EVERY if adopted else EVERY, self._took / _LOAD)
+
+    async def run(self) -> None:
+        """Pass after pass while the link is up, the first one as soon as it is. Never returns."""
+        due = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._ami.version:
+                # Whatever was in the PBX may be gone, and somebody else there in its place.
+                self._memory, due = Memory(), 0.0
+            elif loop.time() >= due:
+                try:
+                    await self.once()
+                except AmiRefused as fault:
+                    logger.warning("pbx {}: not reconciled: {}", self._pbx, printable(str(fault)))
+                except PeerFault as fault:
+                    logger.debug("pbx {}: not reconciled: {}", self._pbx, printable(str(fault)))
+                due = loop.time() + self.pause
+            await asyncio.sleep(_POLL)
+
+    async def once(self) -> None:
+        """One pass, with a second look where there are strangers. Raises `PeerFault`."""
+        findings = await self._look()
+        if findings.doubtful:
+            await asyncio.sleep(_SECOND_LOOK)
+            await self._look()
+
+    async def _look(self) -> Findings:
+        asked = self._now()
+        callers = {
+            uniqueid_of(lease.holder.call)
+            for lease in self._distributor.ledger
+            if lease.pack is not None and lease.channel.trunk.pbx == self._pbx
+        }
+        channels = await self._ami.collect("CoreShowChannels")
+        dahdi = await self._dahdi() if needs_dahdi(channels) else []
+        self._took = self._now() - asked
+        present = occupants(channels, dahdi)
+        findings = compare(self._pbx, self._distributor, present, callers, self._memory, asked)
+        self._memory = findings.memory
+        self._carry_out(findings)
+        return findings
+
+    async def _dahdi(self) -> list[AmiEvent]:
+        try:
+            lines = await self._ami.collect("DAHDIShowChannels")
+        except AmiRefused as fault:
+            if not self._dahdi_refused:
+                self._dahdi_refused = True
+                logger.warning(
+                    "pbx {}: B channels cannot be told: {}", self._pbx, printable(str(fault))
+                )
+            return []
+        self._dahdi_refused = False
+        return lines
+
+    def _carry_out(self, findings: Findings) -> None:
+        distributor, now = self._distributor, self._now()
+        for token in findings.over:
+            distributor.abandon(token, now, OVER)
+        for token in findings.leaked:
+            logger.error("pbx {}: lease {} has leaked: {}", self._pbx, token, LEAKED)
+            distributor.abandon(token, now, LEAKED)
+        for id_, stranger in findings.adopt:
+            call_id = CallId(f"{self._pbx}-{stranger.uniqueid}-adopted")
+            call = Call(call_id, self._pbx, stranger.called, stranger.caller, "", stranger.name)
+            if distributor.adopt(id_, call, now):
+                logger.info(
+                    "pbx {}: {} is taken by {}", self._pbx, id_, printable(stranger.name, 100)
+                )

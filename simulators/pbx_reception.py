@@ -1,0 +1,139 @@
+"""What the simulated PBX does with a call that umpack takes itself: ReceiveFAX, RECORD FILE, tones.
+
+The words are those of Asterisk 22.10. What the engine writes is what the caller brings along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from simulators.pbx_dial import CallerLeft, Happening
+
+if TYPE_CHECKING:
+    from simulators.pbx_call import PbxCall
+
+T1: Final = 35.0
+"""Seconds a fax machine waits for another to speak (T.30 5.4.3.1)."""
+_RATE: Final = 8000
+_WAV_HEAD: Final = 44
+_SILENCE: Final = "s="
+_CONTROLS: Final = re.compile(r"[\x01-\x1f\x7f]")
+_FAX_DEFAULTS: Final = {"ecm": "yes", "minrate": "4800", "maxrate": "14400"}
+
+
+@dataclass(frozen=True, slots=True)
+class FaxMachine:
+    """A caller who sends a fax: `tiff` is what the engine will have written after `seconds`."""
+
+    tiff: bytes
+    pages: int = 1
+    seconds: float = 0.0
+    station: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A caller who speaks for so long, and is silent then. `wav` is the whole file of it."""
+
+    wav: bytes
+    seconds: float
+
+
+Brought = FaxMachine | Speaker | None
+
+
+class CallReception:
+    """The engine of one call."""
+
+    def __init__(self, call: PbxCall, brought: Brought, *, engine: bool) -> None:
+        self._call = call
+        self._engine = engine
+        self._brought = brought
+
+    async def pause(self, seconds: float) -> float:
+        """Let PBX seconds pass unless the caller leaves; how many did."""
+        time, inbox = self._call.time, self._call.inbox
+        began = time.now()
+        early: list[Happening] = []
+        try:
+            async with asyncio.timeout(seconds / time.speed):
+                while not self._call.gone:
+                    item = await inbox.get()
+                    if isinstance(item, CallerLeft):
+                        self._call.caller_gone(item.cause)
+                    else:
+                        early.append(item)  # umpack may be gone: the application is not told
+        except TimeoutError:
+            pass
+        inbox.put_back(early)
+        return min(time.now() - began, seconds)
+
+    async def receive_fax(self, argument: str) -> int:
+        """The application."""
+        if not self._engine:
+            return -2
+        path, _, _ = argument.partition(",")
+        call, brought = self._call, self._brought
+        call.answer()
+        call.channel.application, call.channel.data = "ReceiveFAX", argument
+        machine = brought if isinstance(brought, FaxMachine) else None
+        took = await self.pause(machine.seconds if machine else T1)
+        whole = machine is not None and took >= machine.seconds
+        if machine is not None and whole:
+            await asyncio.to_thread(Path(path).write_bytes, machine.tiff)
+        error = "" if whole else "HANGUP" if call.gone else "TIMEOUT"
+        words = "OK" if whole else "The call dropped prematurely" if call.gone else "Timed out"
+        for name, value in {
+            "FAXSTATUS": "SUCCESS" if whole else "FAILED",
+            "FAXERROR": error,
+            "FAXPAGES": str(machine.pages if machine and whole else 0),
+            "FAXBITRATE": "14400" if machine else "0",
+            "FAXRESOLUTION": "8031x3850" if machine else "0x0",
+            "FAXMODE": "audio",
+            "REMOTESTATIONID": machine.station if machine else "",
+            "FAXOPT(statusstr)": words,
+        }.items():
+            call.set_variable(name, value)
+        return 0 if whole else -1
+
+    async def stream_file(self, words: tuple[str, ...]) -> str:
+        """The AGI command; every sound lasts a second."""
+        if not words:
+            return "520 End of proper usage."
+        heard = round(await self.pause(1.0) * _RATE)
+        return f"200 result={-1 if self._call.gone else 0} endpos={heard}"
+
+    async def record_file(self, words: tuple[str, ...]) -> str:
+        """The AGI command: file, format, keys, milliseconds, BEEP, s=SILENCE."""
+        if len(words) < 4:
+            return "520 End of proper usage."
+        path, suffix, _, limit, *more = words
+        silence = next((float(w[2:]) for w in more if w.startswith(_SILENCE)), None)
+        brought = self._brought
+        speech = brought.seconds if isinstance(brought, Speaker) else 0.0
+        until = int(limit) / 1000
+        if silence is not None:
+            until = min(until, speech + silence)
+        took = await self.pause(until)
+        seconds = min(speech, took)
+        sound = brought.wav if isinstance(brought, Speaker) else b"RIFF".ljust(_WAV_HEAD, b"\0")
+        sound = sound[: _WAV_HEAD + 2 * round(seconds * _RATE)]
+        await asyncio.to_thread(Path(f"{path}.{suffix}").write_bytes, sound)
+        samples = round(seconds * _RATE)
+        if self._call.gone:
+            return f"200 result=-1 (hangup) endpos={samples}"
+        return f"200 result=0 (timeout) endpos={samples}"
+
+    def variable(self, name: str, arguments: str, variables: dict[str, str]) -> str | None:
+        """A function of fax or tone detection; None if it is none of these."""
+        if name == "FAXOPT" and self._engine:
+            return variables.get(f"FAXOPT({arguments})", _FAX_DEFAULTS.get(arguments, ""))
+        if name == "TONE_DETECT":
+            return "1" if isinstance(self._brought, FaxMachine) else "0"
+        if name == "REPLACE" and arguments.startswith("REMOTESTATIONID,"):
+            return _CONTROLS.sub("", variables.get("REMOTESTATIONID", ""))
+        return None

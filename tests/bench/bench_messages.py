@@ -1,0 +1,159 @@
+"""From the commit to a mail server: messages a second with all syncs, and memory over many.
+
+    python -m tests.bench.bench_messages [--json] [--quick] [--directory DIRECTORY]
+
+The sink is a process of its own. Voice messages cost no conversion; a fax costs one child process,
+whose time is shown by itself. The bare figure is the spool alone: commit, claim and end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from tests.bench.bench_mail import sink
+from tests.unit.messages.fax_files import Sheet, fax, picture
+from tests.unit.messages.offices import facts, plan
+from umpack import clock
+from umpack.config.mail import MessagesPlan
+from umpack.messages.message import EngineFacts, Kind
+from umpack.messages.office import Messages
+from umpack.messages.spool import Spool
+
+AT_ONCE = 30
+SECONDS = 6
+"""Of speech: 96 kB, as three pages of fax."""
+WAV = (
+    b"RIFF" + (36 + SECONDS * 16000).to_bytes(4, "little") + b"WAVEfmt "
+    + (16).to_bytes(4, "little") + bytes.fromhex("01000100401f0000803e000002001000") + b"data"
+    + (SECONDS * 16000).to_bytes(4, "little") + os.urandom(SECONDS * 16000)
+)  # fmt: skip
+
+
+def resident() -> int:
+    """Kilobytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
+
+
+async def receive(messages: Messages, number: int, content: bytes, kind: Kind) -> None:
+    """One message, as a call brings it."""
+    name = "original.wav" if kind is Kind.VOICE else "original.tif"
+    intent = await messages.intend(facts(number, kind), name)
+    await asyncio.to_thread(Path(intent.path).write_bytes, content)
+    pages = 3 if kind is Kind.FAX else None
+    await messages.commit(intent.id, EngineFacts("SUCCESS", pages=pages, seconds=float(SECONDS)))
+
+
+async def delivered(messages: Messages, count: int) -> None:
+    """Wait until so many have been."""
+    while True:
+        still = await messages.spool.health(clock.now())
+        if not still.queue and not still.unaddressed and not still.receiving:
+            assert not still.dead_letters
+            return
+        await asyncio.sleep(0.05)
+
+
+async def flow(
+    the_plan: MessagesPlan, count: int, content: bytes, kind: Kind, tenths: list[int] | None = None
+) -> float:
+    """Messages a second, from the first intent to the last 250."""
+    messages = Messages(the_plan, "bench", now=clock.now)
+    await messages.open()
+    try:
+        await messages.start()
+        await receive(messages, 10**6, content, kind)
+        await delivered(messages, 1)
+        began, parts = clock.monotonic(), 10 if tenths is not None else 1
+        for part in range(parts):
+            first = part * count // parts
+            last = (part + 1) * count // parts
+
+            async def worker(numbers: range) -> None:
+                for number in numbers:
+                    await receive(messages, number, content, kind)
+
+            await asyncio.gather(*(worker(range(first + n, last, AT_ONCE)) for n in range(AT_ONCE)))
+            if tenths is not None:
+                await delivered(messages, last)
+                tenths.append(resident())
+        await delivered(messages, count)
+        return count / (clock.monotonic() - began)
+    finally:
+        await messages.close()
+
+
+async def spool_alone(directory: Path, count: int) -> float:
+    """The same syncs without desk, mail and server."""
+
+    async def worker(numbers: range) -> None:
+        for number in numbers:
+            intent = await spool.intend(facts(number, Kind.VOICE), "original.wav")
+            await asyncio.to_thread(Path(intent.path).write_bytes, WAV)
+            await spool.commit(intent.id, EngineFacts("SUCCESS"))
+            await spool.address(intent.id, ["a@site.test"])
+            held = await spool.claim(intent.id, 1, clock.now())
+            await spool.sent(held, clock.now(), "mx1", "250")
+
+    async with Spool(directory, "bench") as spool:
+        began = clock.monotonic()
+        await asyncio.gather(*(worker(range(n, count, AT_ONCE)) for n in range(AT_ONCE)))
+        return count / (clock.monotonic() - began)
+
+
+async def measure(directory: Path, port: int, *, quick: bool) -> dict[str, Any]:
+    """All figures."""
+    count = 300 if quick else 2000
+    wide = {"connections": 20, "per_server": 20}
+    found: dict[str, Any] = {"bare": await spool_alone(directory / "bare", count)}
+    voice = plan(directory / "voice", port, **wide)
+    found["voice"] = await flow(voice, count, WAV, Kind.VOICE)
+    found["ratio"] = found["voice"] / found["bare"]
+    pages = fax([Sheet(picture(number)) for number in range(1, 4)])
+    faxes = plan(directory / "fax", port, conversions=os.cpu_count() or 2, **wide)
+    found["fax"] = await flow(faxes, 20 if quick else 60, pages, Kind.FAX)
+    tenths: list[int] = []
+    many = plan(directory / "many", port, **wide)
+    await flow(many, 1000 if quick else 10_000, WAV[:2044], Kind.VOICE, tenths)
+    found["memory"] = tenths
+    found["memory_growth"] = tenths[-1] / tenths[1]
+    return found
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--json", action="store_true")
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--directory", help="whose disk is measured; default: the temporary one")
+    chosen = options.parse_args()
+    logger.remove()
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.Process(target=sink, args=(theirs,), daemon=True)
+    server.start()
+    try:
+        with tempfile.TemporaryDirectory(dir=chosen.directory) as folder:
+            found = asyncio.run(measure(Path(folder), ours.recv(), quick=chosen.quick))
+    finally:
+        server.terminate()
+        server.join()
+    if chosen.json:
+        print(json.dumps(found))
+        return
+    print(f"spool alone:            {found['bare']:7.0f} messages/s")
+    print(f"voice, to the sink:     {found['voice']:7.0f} messages/s, ratio {found['ratio']:.2f}")
+    print(f"faxes of 3 pages:       {found['fax']:7.1f} messages/s, each converted by a child")
+    print(f"memory at every tenth:  {found['memory']} kB, growth {found['memory_growth']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

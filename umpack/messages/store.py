@@ -1,0 +1,127 @@
+"""What a spool is to the rest of umpack: local today, replicated over several nodes later."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from umpack.core.calls import CallId
+from umpack.messages.adoption import Adoption
+from umpack.messages.message import (
+    CallFacts,
+    Decision,
+    Delivery,
+    DocumentFacts,
+    EngineFacts,
+    Intent,
+    Message,
+    MessageId,
+)
+from umpack.messages.spool_archive import AuditEntry, OpenCalls
+from umpack.messages.spool_health import SpoolHealth
+from umpack.messages.states import MessageState
+
+
+class MessageStore(Protocol):
+    """Every promise is kept by the time a call returns, through a crash at any moment.
+
+    `SpoolFault` from any of them: the storage will not, now. Nothing is lost by it. A cancelled
+    call goes on by itself.
+    """
+
+    async def room_for(self, pages: int = 0, seconds: float = 0.0) -> str:
+        """Why a call should not be answered; empty if it may be."""
+
+    async def intend(
+        self, call: CallFacts, name: str = ..., *, pages: int = 0, seconds: float = 0.0
+    ) -> Intent:
+        """A call is about to be answered; the engine may write to the intent's path."""
+
+    async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
+        """Its call is over."""
+
+    async def adopt(self, alive: Collection[CallId] = ()) -> Adoption:
+        """Take in what dead processes left."""
+
+    async def describe(
+        self, id_: MessageId, document: DocumentFacts, related: MessageId | None = None
+    ) -> Message:
+        """Keep what was found in the original."""
+
+    async def address(self, id_: MessageId, addresses: Sequence[str]) -> Message:
+        """Name the recipients."""
+
+    async def unaddressed(self, limit: int = 100) -> list[Message]:
+        """What nobody has been named for yet, oldest first."""
+
+    async def due(self, now: float, limit: int = 100) -> list[Delivery]:
+        """What may be sent now, oldest first."""
+
+    async def next_due(self) -> float | None:
+        """When to ask `due` again at the latest."""
+
+    async def claim(self, id_: MessageId, number: int, now: float) -> Delivery:
+        """Take one delivery for sending; `StateError` if another has it."""
+
+    async def sent(
+        self, delivery: Delivery, now: float, server: str, reply: str, queue_id: str = ""
+    ) -> None:
+        """250."""
+
+    async def failed(
+        self, delivery: Delivery, now: float, next_at: float, why: str, server: str = ""
+    ) -> None:
+        """4xx, or nobody there."""
+
+    async def refused(self, delivery: Delivery, now: float, why: str, server: str = "") -> None:
+        """5xx."""
+
+    async def uncertain(
+        self, delivery: Delivery, now: float, next_at: float, why: str, server: str
+    ) -> None:
+        """Nobody knows."""
+
+    async def released(self, delivery: Delivery, now: float) -> None:
+        """Not tried."""
+
+    async def expired(self, id_: MessageId, number: int, now: float, why: str) -> None:
+        """Tried for too long."""
+
+    async def bounced(self, id_: MessageId, number: int, now: float, why: str) -> None:
+        """Taken back after the 250."""
+
+    async def decide(
+        self,
+        id_: MessageId,
+        by: str,
+        what: Decision,
+        *,
+        number: int | None = None,
+        addresses: Sequence[str] = (),
+        why: str = "",
+    ) -> Message:
+        """A person's word."""
+
+    async def message(self, id_: MessageId) -> Message:
+        """One record."""
+
+    async def messages(
+        self,
+        limit: int = 100,
+        since: float | None = None,
+        until: float | None = None,
+        number: str | None = None,
+        state: MessageState | None = None,
+        called: str | None = None,
+        caller: str | None = None,
+    ) -> list[Message]:
+        """Records, newest first."""
+
+    async def open_calls(self, limit: int = 1000) -> OpenCalls:
+        """What a reconciliation has to explain."""
+
+    async def audit(self, id_: MessageId | None = None, limit: int = 100) -> list[AuditEntry]:
+        """Who did what."""
+
+    async def health(self, now: float) -> SpoolHealth:
+        """How it is."""
