@@ -31,6 +31,7 @@ from umpack.core.errors import OurFault
 from umpack.core.health_states import HealthChange
 from umpack.core.trunk import PbxId
 from umpack.log import LogOutput
+from umpack.mailroom import messages_of
 from umpack.operator import Operator
 from umpack.ownership import refuse_foreign_drivers
 from umpack.pulse import Address, Pulse
@@ -77,7 +78,9 @@ class Daemon:
         self._log = log
         self._records = Records(self.distributor, self.node, configuration.journal)
         self.operator = Operator(self.distributor, self._records)
-        self._control = ControlServer(self, configuration.control.socket)
+        self.messages = messages_of(configuration, self.node, self.distributor, self._records)
+        """None where none are configured."""
+        self._control = ControlServer(self, configuration.control.socket, lambda: self.messages)
         self._drivers: dict[PbxId, AsteriskDriver] = {}
         self._leaving: list[AsteriskDriver] = []
         self._ports: dict[AsteriskDriver, int] = {}
@@ -133,11 +136,18 @@ class Daemon:
             await self._control.claim()
             await self._records.open()
             undo.push_async_callback(self._records.close)
+            if self.messages:
+                undo.push_async_callback(self.messages.close, 0.0)
+                await self.messages.open()
             undo.push_async_callback(self._close_drivers)
             for plan in plans(self.configuration):
                 await self._start_driver(plan)
+            if self.messages:
+                await self.messages.start()
             await self._control.start()
             undo.pop_all()
+        if self.messages:
+            self._watch(self.messages.watch(), "messages", vital=True)
         pulse = Pulse(_STILL)
         self._watch(self._pump(pulse), "pump", vital=True)
         if self._notifier.listening:
@@ -160,6 +170,8 @@ class Daemon:
         async with contextlib.AsyncExitStack() as last:
             last.push_async_callback(self._records.close)
             last.push_async_callback(self._control.close)
+            if self.messages:
+                last.push_async_callback(self.messages.close)
             last.callback(self._pump_last)
             last.push_async_callback(self._end_background)
             async with self._reloading:
@@ -363,6 +375,7 @@ class Daemon:
                 for driver in (*self._drivers.values(), *self._leaving)
             ],
             "journal": self._records.status(),
+            "messages": self.messages.summary() if self.messages else None,
             "log": {"dropped": self._log.dropped if self._log else 0},
         }
 

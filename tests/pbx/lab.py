@@ -223,6 +223,13 @@ class Lab:
             f"not {count} channels:\n{self.rx('core show channels concise')}\n{self.log}"
         )
 
+    def shared(self, name: str) -> Path:
+        """A new directory for files of both sides, of the same path inside and outside."""
+        self.root.share()
+        directory = (self.directory / name).resolve()
+        directory.mkdir()
+        return directory
+
     def write(self, name: str, text: str) -> None:
         """Replace a configuration file; load it with `rx("dialplan reload")` and the like."""
         (self.directory / "etc" / name).write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -49,6 +49,20 @@ class Root:
     def inside(self, path: Path) -> Path:
         """Translate an outside path to the one Asterisk sees."""
         return path if self.directory is None else Path("/") / path.relative_to(self.directory)
+
+    def share(self) -> None:
+        """Let Asterisk find everything below the root under its outside path as well.
+
+        A link that leads to the root's own top, seen from inside and from outside; no mount.
+        """
+        if self.directory is None:
+            return
+        link = self.directory / self.directory.resolve().relative_to("/")
+        if not link.is_symlink():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            ups = len(link.parent.relative_to(self.directory).parts)
+            with suppress(FileExistsError):
+                link.symlink_to("/".join([".."] * ups) or ".")
 
     def command(self, *argv: str) -> list[str]:
         """A short-lived command (`asterisk -rx ...`)."""

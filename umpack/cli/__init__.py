@@ -3,6 +3,7 @@
 files.py    check, schema, dialplan: what a configuration says, without a daemon
 running.py  run, demo: being the daemon
 operate.py  status, calls, explain, reload, drain, enable: speaking to one
+faxes.py    faxes, fax, queue: messages on their way to mailboxes
 planning.py storm, plan: traffic and how many channels it needs
 tables.py   how all of them print
 """
@@ -14,7 +15,7 @@ import sys
 
 import typer
 
-from umpack.cli import files, operate, planning, running
+from umpack.cli import faxes, files, operate, planning, running
 from umpack.core.errors import ConfigError, UmpackError
 from umpack.core.printable import printable
 from umpack.version import VERSION
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (running, files, operate, planning):
+for group in (running, files, operate, faxes, planning):
     group.register(app)
 
 

@@ -14,6 +14,7 @@
 | `POST /v1/enable` | `{"target", "by"}` |
 | `POST /v1/trunks/{id}/eject` | `{"by", "why", "seconds"}`; answers the trunk as it is then |
 | `POST /v1/trunks/{id}/restore` | `{"by", "why"}`; likewise |
+| `/v1/messages...` | faxes and voice messages: see messages_api.py |
 | `GET /metrics` | Prometheus text |
 
 Errors are `{"error": "..."}` with 4xx, and 500 for a fault of umpack's own. Whoever may open the
@@ -41,7 +42,8 @@ from umpack.core.errors import ConfigError, OurFault
 from umpack.core.health_states import HealthChange
 from umpack.core.roster import UnknownTarget
 from umpack.core.trunk import TrunkId
-from umpack.web import views
+from umpack.messages.office import Messages
+from umpack.web import messages_api, views
 from umpack.web.place import bound, claim, give_free
 
 MOST_CALLS = 1000
@@ -109,6 +111,8 @@ class Service(Protocol):
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Office = Callable[[], Messages | None]
+"""The messages of the daemon, if it takes any."""
 
 
 @web.middleware
@@ -309,7 +313,7 @@ def _words(body: dict[str, Any], key: str) -> str:
     return words
 
 
-def application(service: Service) -> web.Application:
+def application(service: Service, office: Office = lambda: None) -> web.Application:
     """The API as an aiohttp application."""
     app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
     app[SERVICE] = service
@@ -325,17 +329,20 @@ def application(service: Service) -> web.Application:
     app.router.add_post("/v1/drain", _drain)
     app.router.add_post("/v1/enable", _enable)
     app.router.add_get("/metrics", _metrics)
+    messages_api.add_routes(app, office)
     return app
 
 
 class ControlServer:
     """The API on its unix socket: `claim` the path, `start` to answer, `close` for both."""
 
-    def __init__(self, service: Service, path: Path) -> None:
+    def __init__(self, service: Service, path: Path, office: Office = lambda: None) -> None:
         self._path = path
         self._lock: int | None = None
         self._bound = False
-        self._runner = web.AppRunner(application(service), access_log=None, shutdown_timeout=2.0)
+        self._runner = web.AppRunner(
+            application(service, office), access_log=None, shutdown_timeout=2.0
+        )
 
     async def claim(self) -> None:
         """Make sure no other umpack is at this path. `OurFault` if one is, or it cannot be used."""

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.messages.mails import BROKEN, DOCUMENT, ENGINE, START, message
+from umpack.core.errors import ConfigError
+from umpack.messages.message import DocumentFacts, EngineFacts, Kind, Message
+from umpack.messages.outcomes import (
+    BundlePolicy,
+    Outcome,
+    Relation,
+    RelationKind,
+    notices,
+    outcome,
+    relation,
+)
+
+POLICY = BundlePolicy(quiet=600, longest=3600)
+NOTHING = EngineFacts(status="FAILED", error="no carrier")
+HANDSHAKE = replace(NOTHING, station=b"+49 30 777")
+
+
+def failed(number: int, at: float, caller: str = "+4930777") -> Message:
+    return message(
+        number, at=at, caller=caller, engine=HANDSHAKE, document=None, original=None
+    )  # fmt: skip
+
+
+def empty(number: int, at: float, caller: str = "+4930777") -> Message:
+    return message(number, at=at, caller=caller, engine=NOTHING, document=None, original=None)
+
+
+def partial(number: int, at: float, hashes: tuple[str, ...] = ("aa",)) -> Message:
+    count = len(hashes)
+    document = DocumentFacts(count, count, 0, hashes)
+    return message(number, at=at, engine=replace(BROKEN, pages=count), document=document)
+
+
+@pytest.mark.parametrize(
+    ("one", "how"),
+    [
+        (message(), Outcome.WHOLE),
+        (message(engine=BROKEN), Outcome.INCOMPLETE),
+        (message(engine=replace(ENGINE, pages=4)), Outcome.INCOMPLETE),
+        (message(document=replace(DOCUMENT, pages_pdf=1)), Outcome.INCOMPLETE),
+        (message(document=replace(DOCUMENT, fault="page 2: cut off (3)")), Outcome.INCOMPLETE),
+        (message(document=replace(DOCUMENT, fault="page 2: bad rows (3)")), Outcome.WHOLE),
+        (message(document=DocumentFacts(0, 0, 0, (), "not a TIFF")), Outcome.INCOMPLETE),
+        (message(adopted="its call's end was not seen"), Outcome.INCOMPLETE),
+        (message(engine=None), Outcome.INCOMPLETE),
+        (failed(1, START), Outcome.FAILED),
+        (empty(1, START), Outcome.EMPTY),
+        (message(kind=Kind.VOICE, document=None), Outcome.WHOLE),
+        (message(kind=Kind.VOICE, document=DocumentFacts(fault="no sound")), Outcome.INCOMPLETE),
+        (message(kind=Kind.VOICE, original=None), Outcome.EMPTY),
+    ],
+)
+def test_outcomes(one: Message, how: Outcome) -> None:
+    assert outcome(one) is how
+
+
+def test_whole_fax_goes_at_once_with_what_failed_before() -> None:
+    tries = [failed(1, START), empty(2, START + 60)]
+    found = notices([*tries, message(3, at=START + 120)], (), START + 121, POLICY)
+    assert [bundle.main.id[-1] for bundle in found.mails] == ["3"]
+    assert [other.id[-1] for other in found.mails[0].others] == ["1", "2"]
+    assert (found.silent, found.next_at) == ((), None)
+
+
+def test_failed_tries_wait_until_the_caller_has_given_up() -> None:
+    tries = [failed(n, START + 60 * n) for n in range(10)]
+    early = notices(tries, (), START + 600, POLICY)
+    assert (early.mails, early.next_at) == ((), START + 540 + 600)
+    late = notices(tries, (), START + 1140, POLICY)
+    assert len(late.mails) == 1
+    assert len(late.mails[0].others) == 9
+    assert late.mails[0].main.id == tries[-1].id
+
+
+def test_nobody_waits_for_ever_for_a_caller_who_never_gives_up() -> None:
+    tries = [failed(n, START + 500 * n) for n in range(8)]
+    assert not notices(tries, (), START + 3599, POLICY).mails
+    assert len(notices(tries, (), START + 3600, POLICY).mails) == 1
+
+
+def test_first_incomplete_fax_goes_at_once_and_further_ones_together() -> None:
+    first = partial(1, START)
+    assert [b.main for b in notices([first], (), START + 1, POLICY).mails] == [first]
+    more = [partial(2, START + 60), partial(3, START + 120, ("aa", "bb"))]
+    assert notices(more, [first], START + 121, POLICY).mails == ()
+    (bundle,) = notices(more, [first], START + 720, POLICY).mails
+    assert (bundle.main, bundle.others) == (more[1], (more[0],))
+
+
+def test_a_thousand_empty_calls_make_no_mail() -> None:
+    calls = [empty(n, START + n, caller="") for n in range(1000)]
+    found = notices(calls, (), START + 5000, POLICY)
+    assert found.mails == ()
+    assert len(found.silent) == 1000
+
+
+def test_clock_put_back_keeps_nobody_waiting() -> None:
+    assert notices([failed(1, START)], (), START - 86400, POLICY).mails
+
+
+def test_callers_and_numbers_are_not_mixed() -> None:
+    tries = [failed(1, START), failed(2, START, "+4930888"), replace(failed(3, START))]
+    found = notices(tries, (), START + 700, POLICY)
+    assert sorted(len(bundle.others) for bundle in found.mails) == [0, 1]
+
+
+KINDS = {"w": lambda n, at: message(n, at=at), "p": partial, "f": failed, "e": empty}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("wpfe"), st.integers(0, 5000)), max_size=12),
+    st.integers(0, 10000),
+)
+def test_everything_is_mailed_closed_or_waits(calls: list[tuple[str, int]], after: int) -> None:
+    waiting = [KINDS[kind](n, START + at) for n, (kind, at) in enumerate(calls)]
+    waiting = [one for one in waiting if (one.committed or 0) <= START + after]
+    found = notices(waiting, (), START + after, POLICY)
+    told = [m.id for b in found.mails for m in (b.main, *b.others)] + [m.id for m in found.silent]
+    assert len(told) == len(set(told))
+    left = [one for one in waiting if one.id not in told]
+    assert bool(left) is (found.next_at is not None)
+    assert all(outcome(one) is not Outcome.WHOLE for one in left)
+    assert all(outcome(one) is Outcome.EMPTY for one in found.silent)
+    assert all(outcome(bundle.main) is not Outcome.EMPTY for bundle in found.mails)
+    if left:
+        assert found.next_at is not None
+        assert found.next_at > START + after
+
+
+def test_order_of_the_rows_does_not_matter() -> None:
+    calls = [failed(1, START), partial(2, START + 60), message(3, at=START + 90)]
+    ends = {notices(order, (), START + 100, POLICY) for order in permutations(calls)}
+    assert len(ends) == 1
+
+
+def test_policy_must_make_sense() -> None:
+    with pytest.raises(ConfigError):
+        BundlePolicy(quiet=600, longest=60)
+
+
+def doc(*hashes: str) -> DocumentFacts:
+    return DocumentFacts(len(hashes), len(hashes), 0, hashes)
+
+
+@pytest.mark.parametrize(
+    ("hashes", "kind", "pages"),
+    [
+        (("aa", "bb"), RelationKind.REPEAT, 2),
+        (("bb",), RelationKind.REPEAT, 1),
+        (("bb", "cc"), RelationKind.OVERLAP, 1),
+        (("aa", "aa"), RelationKind.OVERLAP, 1),
+    ],
+)
+def test_repeats_are_found_by_their_pages(
+    hashes: tuple[str, ...], kind: RelationKind, pages: int
+) -> None:
+    before = message(1)
+    after = message(2, at=START + 60, document=doc(*hashes))
+    assert relation(after, [before]) == Relation(kind, before.id, pages)
+
+
+def test_resumed_fax_continues_the_broken_one() -> None:
+    before = partial(1, START, ("aa", "bb"))
+    after = message(2, at=START + 90, document=doc("cc", "dd"))
+    assert relation(after, [before]) == Relation(RelationKind.CONTINUATION, before.id)
+    assert relation(replace(after, started=START + 4000), [before]) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        message(1, caller="+4930888"),
+        message(1, called="4930200013"),
+        message(1, at=START - 90000),
+        message(1, at=START + 600),
+        message(1, document=doc("xx", "yy")),
+        message(1, kind=Kind.VOICE),
+        message(2),
+    ],
+)
+def test_what_is_not_related(other: Message) -> None:
+    assert relation(message(2, at=START + 60), [other]) is None
+
+
+def test_withheld_number_is_known_by_its_station_id() -> None:
+    before, after = message(1, caller=""), message(2, at=START + 60, caller="")
+    assert relation(after, [before]) is not None
+    nobody = replace(ENGINE, station=b"")
+    before, after = replace(before, engine=nobody), replace(after, engine=nobody)
+    assert relation(after, [before]) is None

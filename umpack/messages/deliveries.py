@@ -1,0 +1,219 @@
+"""The rows of deliveries: claimed, ended, decided; each within the transaction of its caller.
+
+A claim is a lease with a token: only who holds it can say how the sending ended, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from sqlite3 import Connection as Db
+
+from loguru import logger
+
+from umpack.core.errors import LeaseError, OurFault, StateError
+from umpack.journal.rows import Cell, stored
+from umpack.messages import records
+from umpack.messages.message import Decision, Delivery, Message, MessageId, Recipient
+from umpack.messages.states import (
+    OPEN,
+    RECIPIENT,
+    MessageState,
+    RecipientEvent,
+    RecipientState,
+    next_recipient,
+)
+
+FAR = 86_400.0
+"""No sender waits as long before a retry: a time further ahead was set by a wrong clock."""
+_OPEN = tuple(sorted(state.value for state in OPEN))
+
+
+def due(db: Db, now: float, limit: int) -> list[Delivery]:
+    """What may be sent now, oldest message first."""
+    rows = db.execute(
+        "SELECT message, number FROM recipients INDEXED BY recipients_open"
+        " WHERE state IN ('queued', 'retry', 'ambiguous') AND (next_at <= ? OR next_at > ?)"
+        " ORDER BY age, message, number LIMIT ?",
+        (now, now + FAR, max(limit, 0)),
+    ).fetchall()
+    messages: dict[str, Message] = {}
+    found = []
+    for row in rows:
+        id_, number = row["message"], row["number"]
+        try:
+            if id_ not in messages:
+                messages[id_] = records.fetch(db, id_)
+            found.append(Delivery(messages[id_], _recipient(messages[id_], number)))
+        except OurFault as fault:
+            # One that cannot be read must not stop the queue.
+            logger.error("spool: {} to no. {} cannot be sent: {}", id_, number, fault)
+    return found
+
+
+def next_due(db: Db) -> float | None:
+    """When the next delivery is due; None if none is open."""
+    found: float | None = db.execute(
+        f"SELECT min(next_at) FROM recipients WHERE state IN {_OPEN}"  # noqa: S608 - our own
+    ).fetchone()[0]
+    return found
+
+
+def claim(db: Db, id_: MessageId, number: int, token: str, now: float) -> Delivery:
+    """Take a delivery that is due. `StateError` if another has it, or it is not due any more."""
+    message = records.fetch(db, id_)
+    recipient = _recipient(message, number)
+    if now < recipient.next_at <= now + FAR:
+        raise StateError(f"{id_} to no. {number}: not due")
+    _move(db, recipient, RecipientEvent.CLAIM, now, {"token": token})
+    message = records.fetch(db, id_)
+    return Delivery(message, _recipient(message, number), token)
+
+
+def end(
+    db: Db,
+    delivery: Delivery,
+    event: RecipientEvent,
+    now: float,
+    **columns: Cell,
+) -> None:
+    """How a claimed delivery ended. `LeaseError` if it is not held by this token."""
+    held = delivery.recipient
+    row = db.execute(
+        "SELECT token FROM recipients WHERE message = ? AND number = ?",
+        (held.message, held.number),
+    ).fetchone()
+    if row is None or not delivery.token or row[0] != delivery.token:
+        raise LeaseError(f"{held.message} to no. {held.number}: not claimed by this sender")
+    recipient = _recipient(records.fetch(db, held.message), held.number)
+    tried = event is not RecipientEvent.RELEASED
+    changes: dict[str, Cell] = {"token": None, "tries": recipient.tries + tried, **columns}
+    if event is RecipientEvent.UNCERTAIN:
+        changes["doubts"] = recipient.doubts + 1
+    _move(db, recipient, event, now, changes)
+
+
+def close_one(
+    db: Db, id_: MessageId, number: int, event: RecipientEvent, why: str, now: float
+) -> None:
+    """A delivery that is not being sent has come to its end: expired, or bounced."""
+    _move(db, _recipient(records.fetch(db, id_), number), event, now, {"why": stored(why)})
+
+
+def abandon(db: Db, now: float) -> int:
+    """At start: whatever is in sending has lost its sender, and with it the knowledge whether the
+    server took it. Due at once, at the same server. Answers how many there were."""
+    rows = db.execute(
+        "SELECT message, number FROM recipients WHERE state = ?", (RecipientState.SENDING.value,)
+    ).fetchall()
+    for row in rows:
+        recipient = _recipient(records.fetch(db, row["message"]), row["number"])
+        changes: dict[str, Cell] = {
+            "token": None,
+            "next_at": now,
+            "tries": recipient.tries + 1,
+            "doubts": recipient.doubts + 1,
+            "why": "umpack ended while it was being sent",
+        }
+        _move(db, recipient, RecipientEvent.ABANDONED, now, changes)
+    return len(rows)
+
+
+def decide(
+    db: Db,
+    id_: MessageId,
+    by: str,
+    what: Decision,
+    now: float,
+    domain: str,
+    number: int | None = None,
+    addresses: Sequence[str] = (),
+    why: str = "",
+) -> Message:
+    """What a person has said, for one delivery or for all that are not delivered; audited.
+
+    Forward and resend make a new edition with its own Message-ID and Date; what was open before
+    is closed by it. `StateError`, and nothing changed, where the table has no such step.
+    """
+    message = records.fetch(db, id_)
+    if message.state is MessageState.RECEIVING:
+        raise StateError(f"message {id_}: still being received")
+    if what is Decision.FORWARD and not addresses:
+        raise StateError(f"message {id_}: forwarded to nobody")
+    if what in (Decision.FORWARD, Decision.RESEND) and message.purged is not None:
+        raise StateError(f"message {id_}: its original has been deleted, retention being over")
+    chosen = message.recipients if number is None else (_recipient(message, number),)
+    if what is Decision.RETRY:
+        _retry(db, message, chosen, now)
+    elif what is Decision.DISCARD:
+        if message.recipients:
+            _close(db, chosen, by, what, now, needed=True)
+        else:
+            records.close(db, id_, now)
+    else:
+        if what is Decision.RESEND:
+            latest = max((r.edition for r in chosen), default=0)
+            addresses = [r.address for r in chosen if number is not None or r.edition == latest]
+            if not addresses:
+                raise StateError(f"message {id_}: sent to nobody yet, nothing to send again")
+        _close(db, chosen, by, what, now, needed=False)
+        edition = 1 + max((r.edition for r in message.recipients), default=1)
+        new_id = f"<{id_}.{edition}@{domain}>"
+        records.add_recipients(db, message, addresses, edition, new_id, float(int(now)), now)
+    target = "all" if number is None else f"no. {number}"
+    detail = "; ".join(part for part in (target, ", ".join(addresses), why) if part)
+    records.note(db, now, by, what.value, id_, detail)
+    return records.fetch(db, id_)
+
+
+def _retry(db: Db, message: Message, chosen: Sequence[Recipient], now: float) -> None:
+    able = RECIPIENT[RecipientEvent.RETRIED]
+    targets = [r for r in chosen if r.state in able]
+    if not targets:
+        states = ", ".join(sorted({r.state.value for r in chosen})) or "no recipients"
+        raise StateError(f"message {message.id}: nothing to try again ({states})")
+    for recipient in targets:
+        _move(db, recipient, RecipientEvent.RETRIED, now, {"next_at": now})
+
+
+def _close(
+    db: Db,
+    chosen: Sequence[Recipient],
+    by: str,
+    what: Decision,
+    now: float,
+    *,
+    needed: bool,
+) -> None:
+    final = (RecipientState.DELIVERED, RecipientState.DECIDED)
+    targets = [r for r in chosen if r.state not in final]
+    if needed and not targets:
+        raise StateError("nothing left to decide: delivered or decided already")
+    for recipient in targets:
+        changes: dict[str, Cell] = {
+            "decided_by": stored(by), "decided_what": what.value, "decided_at": now
+        }  # fmt: skip
+        _move(db, recipient, RecipientEvent.CLOSED, now, changes)
+
+
+def _recipient(message: Message, number: int) -> Recipient:
+    """Numbers count from 1 without gaps."""
+    if not 1 <= number <= len(message.recipients):
+        raise StateError(f"message {message.id}: no recipient no. {number}")
+    return message.recipients[number - 1]
+
+
+def _move(
+    db: Db,
+    recipient: Recipient,
+    event: RecipientEvent,
+    now: float,
+    changes: dict[str, Cell],
+) -> None:
+    state = next_recipient(recipient.state, event)
+    columns: dict[str, Cell] = {"state": state.value, "changed": now, **changes}
+    db.execute(
+        f"UPDATE recipients SET {', '.join(f'{c} = ?' for c in columns)} "  # noqa: S608 - our own
+        "WHERE message = ? AND number = ?",
+        (*columns.values(), recipient.message, recipient.number),
+    )
+    records.follow_recipients(db, recipient.message, now)

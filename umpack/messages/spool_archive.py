@@ -1,0 +1,134 @@
+"""Questions to the spool. Each opens a short read-only connection and blocks for its time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from umpack.journal.rows import loaded, stored
+from umpack.journal.schema import connect_to_read
+from umpack.messages import deliveries, records
+from umpack.messages.message import Delivery, Message, MessageId
+from umpack.messages.spool_schema import translated
+from umpack.messages.states import ENDED, MessageState
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what, when (epoch seconds)."""
+
+    at: float
+    who: str
+    what: str
+    message: MessageId | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCalls:
+    """What a reconciliation has to explain; both empty means that every call has its end."""
+
+    without_message: tuple[Message, ...]
+    """Intents: their call is going on, or will be adopted."""
+    without_end: tuple[Message, ...]
+    """Committed, and not yet delivered to all nor decided."""
+
+
+class SpoolArchive:
+    """A spool to read, also beside the process that writes it. Raises `SpoolFault`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def message(self, id_: MessageId) -> Message:
+        """`UnknownMessage` if there is none."""
+        with self.reading() as db:
+            return records.fetch(db, id_)
+
+    def messages(
+        self,
+        limit: int = 100,
+        since: float | None = None,
+        until: float | None = None,
+        number: str | None = None,
+        state: MessageState | None = None,
+        called: str | None = None,
+        caller: str | None = None,
+    ) -> list[Message]:
+        """Messages that fit all that is given, newest first, by the start of their call.
+
+        `since` inclusive, `until` exclusive; `number` is the called or the calling one. Numbers
+        are compared whole: what comes off the line may contain any wildcard.
+        """
+        wanted: dict[str, float | str | None] = {
+            "started >= ?": since,
+            "started < ?": until,
+            "? IN (called, caller)": None if number is None else stored(number),
+            "state = ?": None if state is None else state.value,
+            "called = ?": None if called is None else stored(called),
+            "caller = ?": None if caller is None else stored(caller),
+        }
+        given = {clause: value for clause, value in wanted.items() if value is not None}
+        where = f"WHERE {' AND '.join(given)} " if given else ""
+        with self.reading() as db:
+            return records.fetch_all(
+                db,
+                f"SELECT id FROM messages {where}ORDER BY started DESC, seq DESC LIMIT ?",  # noqa: S608
+                (*given.values(), max(limit, 0)),
+            )
+
+    def unaddressed(self, limit: int = 100) -> list[Message]:
+        """Committed messages that nobody has been named for, oldest first."""
+        return self._in_state(f"= '{MessageState.COMMITTED.value}'", limit)
+
+    def open_calls(self, limit: int = 1000) -> OpenCalls:
+        """Every call that has not come to its end; each answered call has exactly one record."""
+        over = ", ".join(f"'{s.value}'" for s in (*ENDED, MessageState.RECEIVING))
+        return OpenCalls(
+            tuple(self._in_state(f"= '{MessageState.RECEIVING.value}'", limit)),
+            tuple(self._in_state(f"NOT IN ({over})", limit)),
+        )
+
+    def due(self, now: float, limit: int = 100) -> list[Delivery]:
+        """What may be sent now, oldest message first."""
+        with self.reading() as db:
+            return deliveries.due(db, now, limit)
+
+    def next_due(self) -> float | None:
+        """When the next open delivery is due; None if none is open."""
+        with self.reading() as db:
+            return deliveries.next_due(db)
+
+    def audit(self, id_: MessageId | None = None, limit: int = 100) -> list[AuditEntry]:
+        """Newest first; of one message, or of all."""
+        where, given = ("WHERE message = ? ", (id_,)) if id_ is not None else ("", ())
+        with self.reading() as db:
+            rows = db.execute(
+                f"SELECT * FROM audit {where}ORDER BY seq DESC LIMIT ?",  # noqa: S608
+                (*given, max(limit, 0)),
+            )
+            return [
+                AuditEntry(
+                    row["at"], loaded(row["who"]), loaded(row["what"]), row["message"],
+                    loaded(row["detail"]),
+                )
+                for row in rows
+            ]  # fmt: skip
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one question, seeing one state of everything."""
+        with translated(self.path), closing(connect_to_read(self.path)) as db:
+            db.execute("BEGIN")
+            yield db
+
+    def _in_state(self, condition: str, limit: int) -> list[Message]:
+        with self.reading() as db:
+            return records.fetch_all(
+                db,
+                f"SELECT id FROM messages WHERE state {condition} ORDER BY started, seq LIMIT ?",  # noqa: S608
+                (max(limit, 0),),
+            )
