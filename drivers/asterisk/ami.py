@@ -39,6 +39,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_]+\Z")
 # what is older gets one regular expression, which every version understands.
 _NAME_FILTER_SINCE: Final = 11
 _STABLE: Final = 10.0
+# A PBX that lets us in and dies again is being restarted: it is wanted back within seconds.
+_MOST_AFTER_LOGIN: Final = 4
 
 _T = TypeVar("_T")
 
@@ -121,9 +123,11 @@ class AmiLink:
         failures = 0
         try:
             while True:
-                began = loop.time()
+                began, sessions = loop.time(), self._counters.sessions
                 fault = await self._live()
                 failures = 1 if loop.time() - began >= _STABLE else failures + 1
+                if self._counters.sessions > sessions:
+                    failures = min(failures, _MOST_AFTER_LOGIN)
                 if str(fault) != self._last_reason:
                     self._last_reason = str(fault)
                     self.events.notice(LinkDown(self._last_reason))

@@ -76,7 +76,7 @@ _MODEMS: Final = {
     9600: {"modem": "v27,v29", "minrate": "4800", "maxrate": "9600"},
 }
 _TONE: Final = "TONE_DETECT(1100,400,r)"
-"""CNG, T.30 4.3.3.3.1: 1100 Hz for half a second, then three seconds of silence."""
+"""CNG (T.30 4.3.3): 1100 Hz for half a second, then three seconds of silence."""
 _TONES: Final = "TONE_DETECT(rx)"
 _NO_TONE: Final = "TONE_DETECT(0,,x)"
 
@@ -101,7 +101,7 @@ class ReceptionTimes:
     """Seconds."""
 
     before_ced: float = 1.8
-    """From the answer to CED: the line needs time to be there (T.30 4.3.3.3.2: 1.8 to 2.5 s)."""
+    """From the answer to CED: the line needs time to be there (T.30 4.3.3: 1.8 to 2.5 s)."""
     before_speech: float = 0.5
     listening: float = 4.2
     """For CNG, from the answer on: one whole tone and pause, and a little."""

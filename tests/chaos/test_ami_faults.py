@@ -147,7 +147,6 @@ class TestFaults:
             assert unhurt(calls, daemon)
             assert errors == []
 
-    @pytest.mark.xfail(reason="hints that come late are learned as slow answers", strict=True)
     async def test_a_short_stall_does_not_unlearn_how_fast_servers_answer(
         self, lab: Lab, tmp_path: Path
     ) -> None:

@@ -180,28 +180,32 @@ async def test_a_sender_who_hangs_up_in_mid_page_leaves_what_had_come(
         assert [r.ending for r in um.records] == [Ending.CONNECTED] * 3
 
 
-async def test_umpack_killed_in_mid_page_and_the_fax_is_adopted_whole(
-    lab: Lab, place: Path
-) -> None:
+async def test_umpack_killed_in_mid_page_and_all_is_adopted_whole(lab: Lab, place: Path) -> None:
     pages = [page(1), page(2, rows=60, dense=True)]
     file = fax_file(place, "a", pages)
     spool = place / "spool"
     with ReceivingProcess(lab, SITE, spool) as process:
         await asyncio.to_thread(Machine(file, "101").start, lab, "killed")
         await until(lambda: _first_page_is_there(spool), 60)
+        speak(lab, "1000/8000,0/60000", wait=60, called="301")
+        await until(lambda: any(f.stat().st_size > 5000 for f in spool.glob("receiving/*.wav")))
         process.kill()
     with DiskSpool(spool, "lab", limits=NO_RESERVE, quiet=0.0) as store:
-        assert store.adopt().adopted == ()  # the engine has the file open
+        assert store.adopt().adopted == ()  # the engines have their files open
     told = await asyncio.to_thread(sent, lab, "killed")
     assert told[:2] == ("SUCCESS", "2")
     await asyncio.to_thread(lab.wait_channels, 0)
     with DiskSpool(spool, "lab", limits=NO_RESERVE, quiet=0.0) as store:
-        (id_,) = store.adopt().adopted
-        message = store.message(id_)
-        assert (message.call.called, message.call.caller) == ("101", "0301234")
+        assert len(store.adopt().adopted) == 2
+        received = {message.call.called: message for message in store.messages()}
+        message = received["101"]
+        assert message.call.caller == "0301234"
         assert message.call.channel == "fax:1"
         assert message.adopted
         assert rasters(original(place, message)) == [raster_of(image) for image in pages]
+        samples = _samples(original(place, received["301"]))
+        assert len(samples) > 8000
+        assert loudness(samples, 1000) > 0.9
         assert store.adopt().adopted == ()
 
 

@@ -173,9 +173,13 @@ class Distributor(Evidence[Offer]):
     def answered(self, lease: Lease[Offer], now: float) -> None:
         """A hint that the far end has answered: for status and statistics, never for the ledger."""
         offer = lease.holder
-        if offer.lease is lease and offer.answered is None:
+        if offer.lease is not lease:
+            return
+        if offer.answered is None:
             offer.answered = now
             self.attempt_answers(lease, now)
+        elif now < offer.answered:
+            offer.answered = now  # the hint came late; what the PBX has counted itself is exact
 
     def moved(self, lease: Lease[Offer], id_: ChannelId) -> bool:
         """The far end has put the call on another channel of the trunk. False if that is held by

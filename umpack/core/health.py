@@ -92,6 +92,8 @@ class TrunkHealth(HealthMachine):
         """Like `call_ended`, where there is nothing to it: false, and nothing done, if there is."""
         if not self._plain or (talk is not None and talk < self._policy.short_call):
             return False
+        if token in self._hesitation.unsure:
+            return False
         if self._hesitation.gone(token) is not None:  # the hint of its answer was lost
             self._answers.good()
         if talk is not None:
@@ -107,6 +109,7 @@ class TrunkHealth(HealthMachine):
         """
         if self.ended_well(token, talk):
             return False
+        self._hesitation.ended(token, None if talk is None else now - talk)
         if self._proof and self._proof[0] == token:
             if now >= self._proof[1]:
                 self._prove(now)

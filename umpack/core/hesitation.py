@@ -88,6 +88,7 @@ class Hesitation:
         "longest",
         "outstanding",
         "patience",
+        "unsure",
         "wait",
     )
 
@@ -100,6 +101,9 @@ class Hesitation:
         """Attempts begun while the PBX told nothing: never late, but they may outlive the limit."""
         self._unheard: dict[int, float] = {}
         """Attempts taken for answered, until their call ends."""
+        self.unsure: dict[int, float] = {}
+        """Attempts whose answer was told later than any should come: it, or only the hint, was
+        late. What the PBX says at the end of their calls is learned instead."""
         self._answered_start = -inf
         self._deaf = False
         self.longest = inf
@@ -123,12 +127,24 @@ class Hesitation:
             return None
         if started > self._answered_start:  # noqa: PLR1730  # max() would cost a call for every call
             self._answered_start = started
-        if self.answers.learn(now - started):
+        if now - started > self.longest:
+            self.unsure[token] = started
+        elif self.answers.learn(now - started):
             self._set_patience()
         return started
 
+    def ended(self, token: int, answered: float | None) -> None:
+        """A connected call is over; `answered` says when it really was answered, if known."""
+        started = self.unsure.pop(token, None)
+        if started is None or answered is None:
+            return
+        if self.answers.learn(max(0.0, answered - started)):
+            self._set_patience()
+
     def gone(self, token: int) -> float | None:
         """An attempt has ended, or its call has: its start, `None` if unknown."""
+        if self.unsure:
+            self.unsure.pop(token, None)
         started = self.outstanding.pop(token, None)
         if started is None and self._unheard:
             started = self._unheard.pop(token, None)
