@@ -160,15 +160,15 @@ def example_number(route: Route | None, chance: random.Random) -> str:
         return first[:width] + (f"{tail:0{free}d}" if free else "")
     number, text = "", route.called.text
     while text:
-        token, _, rest = text.partition("]") if text[0] == "[" else (text[0], "", text[1:])
-        number += _digit(token, chance)
+        sign, _, rest = text.partition("]") if text[0] == "[" else (text[0], "", text[1:])
+        number += _digit(sign, chance)
         text = rest
     return number
 
 
-def _digit(token: str, chance: random.Random) -> str:
-    if token.startswith("["):
-        return token[1]
-    if token == "*":
+def _digit(sign: str, chance: random.Random) -> str:
+    if sign.startswith("["):
+        return sign[1]
+    if sign == "*":
         return f"{chance.randrange(1000):03d}"
-    return chance.choice({"X": "0123456789", "Z": "123456789", "N": "23456789"}.get(token, token))
+    return chance.choice({"X": "0123456789", "Z": "123456789", "N": "23456789"}.get(sign, sign))

@@ -220,7 +220,7 @@ def _stream(spec: Traffic) -> Iterator[ArrivingCall]:
 
 def _chance(spec: Traffic, part: str) -> Random:
     # Random hashes a text seed (SHA-512), so the streams of neighbouring seeds share nothing.
-    return Random(f"{spec.seed} {part}")  # noqa: S311 - callers, not keys
+    return Random(f"{spec.seed} {part}")
 
 
 def _before(stream: Iterator[ArrivingCall], until: float) -> Iterator[ArrivingCall]:

@@ -1,4 +1,4 @@
-"""A Postfix of its own: own configuration, queue and port, on loopback; the machine's is not touched.
+"""A Postfix of its own: own configuration, queue and port; the machine's is not touched.
 
 It needs Debian's package `postfix` and root, as its parts run as user `postfix`.
 """
@@ -151,11 +151,15 @@ async def postfix(base: Path) -> AsyncIterator[Postfix]:
         pytest.fail(f"Postfix does not start: {said}{log.read_text() if log.exists() else ''}")
     try:
         async with asyncio.timeout(20):
-            while not await _answers(port):
-                await asyncio.sleep(0.1)
+            await _answering(port)
         yield Postfix(base, port)
     finally:
         await _run(base, "stop")
+
+
+async def _answering(port: int) -> None:
+    while not await _answers(port):  # noqa: ASYNC110 - another process, no event to wait for
+        await asyncio.sleep(0.1)
 
 
 async def _answers(port: int) -> bool:

@@ -37,9 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def faxes(
-    since: Annotated[
-        str | None, typer.Option(help="2h, 3d, 18:30 or 2026-12-24T18:00.")
-    ] = None,
+    since: Annotated[str | None, typer.Option(help="2h, 3d, 18:30 or 2026-12-24T18:00.")] = None,
     number: Annotated[str | None, typer.Option(help="Called or calling number, whole.")] = None,
     state: Annotated[
         str | None, typer.Option(help="queued, delivered, partial, 'dead letter', ...")

@@ -121,13 +121,20 @@ async def test_what_cannot_be(tmp_path: Path) -> None:
     ):
         await until(lambda: server.accepted)
         await asyncio.sleep(0.3)
+        said = f"umpack: message {fax.id}"
         for wrong, why in (
             (("fax", "show", "nobody"), "umpack: no message 'nobody' in this spool\n"),
             (("fax", "show", "../status"), "umpack: no message '../status' in this spool\n"),
-            (("fax", "retry", fax.id), f"umpack: message {fax.id}: nothing to try again (delivered)\n"),
-            (("fax", "discard", fax.id), "umpack: nothing left to decide: delivered or decided already\n"),
-            (("fax", "resend", fax.id, "--number", "7"), f"umpack: message {fax.id}: no recipient no. 7\n"),
-            (("fax", "forward", fax.id, "--to", "x\r\nRCPT"), "umpack: not a mailbox: 'x\\r\\nRCPT'\n"),
+            (("fax", "retry", fax.id), f"{said}: nothing to try again (delivered)\n"),
+            (
+                ("fax", "discard", fax.id),
+                "umpack: nothing left to decide: delivered or decided already\n",
+            ),
+            (("fax", "resend", fax.id, "--number", "7"), f"{said}: no recipient no. 7\n"),
+            (
+                ("fax", "forward", fax.id, "--to", "x\r\nRCPT"),
+                "umpack: not a mailbox: 'x\\r\\nRCPT'\n",
+            ),
             (("faxes", "--state", "lost"), "umpack: unknown state 'lost'; there are: receiving"),
             (("faxes", "--since", "soon"), "umpack: 'soon' is no time: write 2h, 3d, 18:30 or"),
             (("faxes", "--open", "--number", "1"), "umpack: --open shows all;"),

@@ -19,7 +19,7 @@ from tests.sites import (
     take,
     trunk,
 )
-from umpack.core.calls import Decision, Done, Ending, Reason, Refusal
+from umpack.core.calls import Assignment, Decision, Done, Ending, Reason, Refusal
 from umpack.core.causes import CAUSE_VERDICTS, Blame, CauseTable, Elsewhere, Verdict
 from umpack.core.channel import ChannelId
 from umpack.core.distributor import Distributor
@@ -303,6 +303,11 @@ def test_a_trunk_that_failed_is_not_met_again_after_glare() -> None:
     assert refusal(distributor.outcome(third.lease, refused(38), 0.3)).cause == 34
 
 
+def pack_of(answer: Assignment) -> str:
+    assert answer.lease.pack is not None
+    return answer.lease.pack.id
+
+
 def test_glare_takes_the_trunks_own_next_channel_before_the_next_pack() -> None:
     a, b, c = trunk("a", 3), trunk("b", 1), trunk("c", 1)
     packs = [plan("um", all_of(a, b), overflow=["spare"]), plan("spare", all_of(c))]
@@ -311,7 +316,7 @@ def test_glare_takes_the_trunks_own_next_channel_before_the_next_pack() -> None:
     met = []
     for _ in range(5):
         answer = assigned(decision)
-        met.append((answer.lease.pack.id, answer.channel))
+        met.append((pack_of(answer), answer.channel))
         decision = distributor.outcome(answer.lease, refused(44), 0.1)
     assert met == [
         ("um", "a:1"),
@@ -330,7 +335,7 @@ def test_a_trunk_that_failed_as_a_whole_sends_the_call_to_the_next_pack() -> Non
     second = assigned(distributor.outcome(take(distributor).lease, refused(44), 0.1))
     assert second.channel == "a:2"
     third = assigned(distributor.outcome(second.lease, refused(38), 0.2))
-    assert (third.lease.pack.id, third.channel) == ("spare", "b:1")
+    assert (pack_of(third), third.channel) == ("spare", "b:1")
 
 
 # -- time -------------------------------------------------------------------------------------

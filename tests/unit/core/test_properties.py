@@ -67,6 +67,7 @@ class Storm(RuleBasedStateMachine):
 
     def gave(self, answer: Decision, expected: tuple[str, str]) -> Assignment:
         assert isinstance(answer, Assignment), (answer, expected)
+        assert answer.lease.pack is not None
         assert (answer.lease.pack.id, answer.channel) == expected
         assert self.distributor.ledger.holds(answer.lease)
         line = self.model.line(answer.channel)

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pikepdf
 from PIL import Image, ImageChops, ImageDraw
 
 MH, MR, MMR = "MH", "MR", "MMR"
@@ -126,3 +127,15 @@ def _directory(
     link = len(out)
     out += b"\0\0\0\0" + beyond
     return link
+
+
+def shown(pdf: bytes | None) -> list[Image.Image]:
+    """What a reader sees: the one image of every page."""
+    assert pdf is not None
+    with pikepdf.open(io.BytesIO(pdf)) as opened:
+        found = []
+        for page in opened.pages:
+            (image,) = page.get_images().values()
+            assert isinstance(image, pikepdf.Stream)
+            found.append(pikepdf.PdfImage(image).as_pil_image().convert("1"))
+        return found

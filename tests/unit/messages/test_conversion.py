@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.unit.messages.fax_files import MH, MMR, MR, Sheet, fax, picture
+from tests.unit.messages.fax_files import MH, MMR, MR, Sheet, fax, picture, shown
 from umpack.messages.conversion import ConversionFault, Ended, convert, document_of, run
 from umpack.messages.document import ConversionLimits, Document, Flaw, FlawKind
 
@@ -35,14 +35,6 @@ async def converted(
     document = await convert(path, engine, limits, resolution)
     assert path.read_bytes() == data
     return document
-
-
-def shown(pdf: bytes | None) -> list[Image.Image]:
-    assert pdf is not None
-    with pikepdf.open(io.BytesIO(pdf)) as opened:
-        images = [list(page.get_images().values()) for page in opened.pages]
-        assert all(len(one) == 1 for one in images)
-        return [pikepdf.PdfImage(one[0]).as_pil_image().convert("1") for one in images]  # type: ignore[arg-type]
 
 
 def sizes(pdf: bytes | None) -> list[tuple[int, int]]:

@@ -98,31 +98,35 @@ async def test_one_that_a_server_cannot_bear_does_not_hold_up_the_others() -> No
     time = Time(START)
     crash = Act("", then=Then.RESET)
     with in_memory() as directory:
-        async with MailServer(Script({"RCPT bad@site.test": crash})) as server:
-            async with office(directory, server.port, now=time) as messages:
-                bad = await spoken(messages, 0)
-                await messages.spool.address(bad.id, ["bad@site.test"])
-                for number in range(1, 30):
-                    await spoken(messages, number)
-                    await until(messages, time, time.now + 60.0)
-                assert messages.mailer.away_since is None
-                assert len(server.accepted) == 29
+        async with (
+            MailServer(Script({"RCPT bad@site.test": crash})) as server,
+            office(directory, server.port, now=time) as messages,
+        ):
+            bad = await spoken(messages, 0)
+            await messages.spool.address(bad.id, ["bad@site.test"])
+            for number in range(1, 30):
+                await spoken(messages, number)
+                await until(messages, time, time.now + 60.0)
+            assert messages.mailer.away_since is None
+            assert len(server.accepted) == 29
 
 
 async def test_four_xx_for_days_is_a_dead_letter_in_the_end() -> None:
     time = Time(START)
     with in_memory() as directory:
-        async with MailServer(Script({"RCPT": "452 4.2.2 mailbox full"})) as server:
-            async with office(directory, server.port, now=time) as messages:
-                message = await spoken(messages)
-                alarms = await until(messages, time, START + 6 * 86_400.0)
-                record = await messages.spool.message(message.id)
-                assert record.state.value == "dead letter"
-                assert [kind for _, kind in alarms] == ["late", "dead letters"]
-                dead = next(at for at, kind in alarms if kind == "dead letters")
-                assert dead == pytest.approx(START + 5 * 86_400.0, abs=1.0)
-                assert 100 < record.recipients[0].tries < 200
-                assert server.accepted == []
+        async with (
+            MailServer(Script({"RCPT": "452 4.2.2 mailbox full"})) as server,
+            office(directory, server.port, now=time) as messages,
+        ):
+            message = await spoken(messages)
+            alarms = await until(messages, time, START + 6 * 86_400.0)
+            record = await messages.spool.message(message.id)
+            assert record.state.value == "dead letter"
+            assert [kind for _, kind in alarms] == ["late", "dead letters"]
+            dead = next(at for at, kind in alarms if kind == "dead letters")
+            assert dead == pytest.approx(START + 5 * 86_400.0, abs=1.0)
+            assert 100 < record.recipients[0].tries < 200
+            assert server.accepted == []
 
 
 # -- killed ---------------------------------------------------------------------------------------
@@ -158,9 +162,9 @@ async def live(directory: Path, port: int, first: int, faults: FaultPoints) -> N
             message = await received(messages, number, engine=EngineFacts("FAILED"))
         else:
             message = await spoken(messages, number)
-        print(f"committed {message.message_id}", flush=True)  # noqa: T201
+        print(f"committed {message.message_id}", flush=True)
     await asyncio.sleep(0.6)
-    print("alive", flush=True)  # noqa: T201
+    print("alive", flush=True)
     await messages.close()
 
 
