@@ -22,6 +22,7 @@ from loguru import logger
 
 from drivers.asterisk.ami import AmiAddress
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
+from drivers.asterisk.reception import Reception
 from drivers.base import LinkState
 from umpack import clock
 from umpack.changes import changes, left_for_restart
@@ -80,6 +81,9 @@ class Daemon:
         self.operator = Operator(self.distributor, self._records)
         self.messages = messages_of(configuration, self.node, self.distributor, self._records)
         """None where none are configured."""
+        self._reception: Reception | None = None
+        if self.messages:
+            self._reception = Reception(self.messages, clock.now, self.messages.lost)
         self._control = ControlServer(self, configuration.control.socket, lambda: self.messages)
         self._drivers: dict[PbxId, AsteriskDriver] = {}
         self._leaving: list[AsteriskDriver] = []
@@ -187,7 +191,7 @@ class Daemon:
         self._stopping.set()
 
     async def _start_driver(self, plan: AsteriskPlan) -> AsteriskDriver:
-        driver = AsteriskDriver(plan, self.distributor, clock.now)
+        driver = AsteriskDriver(plan, self.distributor, clock.now, reception=self._reception)
         try:
             await driver.start()
         except OurFault:

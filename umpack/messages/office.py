@@ -214,6 +214,10 @@ class Messages:
         self.desk.take(message)
         return message
 
+    def lost(self, id_: MessageId) -> None:
+        """The call's end will not be heard of here: adoption may have what it left."""
+        self.spool.disk.abort(id_)
+
     async def adopt(self) -> Adoption:
         """Take in what dead calls left, now and not at the next turn."""
         return await self.spool.adopt(self._alive())
