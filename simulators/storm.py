@@ -165,8 +165,6 @@ class Tally:
         )
 
     def _mark_until(self, now: float) -> None:
-        if not math.isfinite(now):
-            raise OurFault("too little traffic: the next call would never come")
         while self._due <= now:
             self._marks.append(self._mark(self._due))
             if len(self._marks) > 2 * BATCHES:
@@ -232,6 +230,8 @@ def virtual_storm(
     began = clock.monotonic()
     for number, arriving in enumerate(calls(traffic), 1):
         now, hold, called, caller = arriving
+        if not math.isfinite(now):
+            raise OurFault("too little traffic: the next call would never come")
         while running and running[0][0] <= now:
             ended, _, lease = heappop(running)
             distributor.outcome(lease, _ANSWERED, ended)

@@ -364,6 +364,11 @@ class TestManyCalls:
         site = site.replace("channels: 60", "channels: 400").replace(
             "channels: 3}", "channels: 30}"
         )
+        # The turn is asked about, not health: um2 keeps its place though it refuses every call.
+        site += (
+            "health: {suspect_after: 100000, failures_to_eject: 100000, channel_failures: 100000, "
+            "outlier_sample: 100000, hesitation_floor: 60s}\n"
+        )
         async with umpack(lab, site) as beside:
             caller = Caller("100", count=calls, rate=rate, hold_ms=50, user="7{call}")
             callers = stack.enter_context(await asyncio.to_thread(caller.start, lab.sip_port, 240))
