@@ -62,6 +62,9 @@ async def _storm(
             await driver.close(5.0)
         tally = Tally(hunted(configuration.site, pack))
         for record in sorted(distributor.take_records(), key=lambda record: record.offered):
-            served = record.channel if record.ending is Ending.CONNECTED else None
-            tally.add(record.offered - first, wanted[record.call.caller], served)
+            # What was carried is what the channel was taken for, not what the caller had in mind.
+            carried = record.ending is Ending.CONNECTED
+            hold = record.ended - record.offered if carried else wanted[record.call.caller]
+            served = record.channel if carried else None
+            tally.add(record.offered - first, hold, served)
         return tally.report(traffic.seed, last, loop.time() - began)

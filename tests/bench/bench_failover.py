@@ -29,10 +29,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.pbx.beside import MAIN, patient
-from tests.pbx.lab import Lab, LabConfig, SipPeer, free_port
+from tests.pbx.lab import Lab, LabConfig, SipPeer
 from tests.pbx.root import PbxUnavailable, ensure
 from tests.pbx.sipp import Caller
 from tests.pbx.storm import SERVERS, Placed, UmServer, lost, placed, site_file, slower
+from tests.ports import free_port
 from umpack.config import load
 from umpack.dialplan import dialplan
 

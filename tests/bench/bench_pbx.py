@@ -36,9 +36,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.sip_caller import delays
-from tests.pbx.lab import SECRET, Lab, LabConfig, SipPeer, free_port
+from tests.pbx.lab import SECRET, Lab, LabConfig, SipPeer
 from tests.pbx.root import PbxUnavailable, ensure
 from tests.pbx.sipp import Server, Sipp
+from tests.ports import free_port
 
 PARALLEL: Final = 10
 RATE: Final = 100

@@ -17,6 +17,7 @@ import dns.resolver
 import pytest
 
 from simulators.mail import MailServer, Script
+from tests.ports import free_port
 
 DNSMASQ = shutil.which("dnsmasq", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
@@ -28,21 +29,6 @@ def require_dnsmasq() -> str:
     if os.environ.get("UMPACK_REQUIRE_PBX") == "1":
         raise RuntimeError("dnsmasq is missing (Debian: dnsmasq-base)")
     pytest.skip("NO REAL NAME SERVER, the DNS matrix proves nothing here: install dnsmasq-base")
-
-
-def free_port() -> int:
-    """Free for UDP and TCP at this moment."""
-    for _ in range(50):
-        with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            udp.bind(("127.0.0.1", 0))
-            port: int = udp.getsockname()[1]
-            try:
-                tcp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no port is free for both UDP and TCP")
 
 
 @contextlib.asynccontextmanager

@@ -9,13 +9,14 @@ import asyncio
 import os
 import pwd
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 PROGRAM = "/usr/sbin/postfix"
 DOMAIN = "site.test"
@@ -126,12 +127,6 @@ def _prepare(base: Path, port: int) -> None:
             shutil.copy(found, base / "etc")
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 async def _run(base: Path, verb: str) -> str:
     child = await asyncio.create_subprocess_exec(
         PROGRAM, "-c", str(base / "etc"), verb,
@@ -144,7 +139,7 @@ async def _run(base: Path, verb: str) -> str:
 @asynccontextmanager
 async def postfix(base: Path) -> AsyncIterator[Postfix]:
     """Started and answering; stopped at the end. `base` must be readable for everybody."""
-    port = _free_port()
+    port = free_port()
     _prepare(base, port)
     if said := await _run(base, "start"):
         log = base / "mail.log"

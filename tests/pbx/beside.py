@@ -24,8 +24,9 @@ from loguru import logger
 from drivers.asterisk.ami import AmiAddress
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
 from drivers.base import LinkState
-from tests.pbx.lab import POLL_SECONDS, SECRET, Lab, LabConfig, SipPeer, free_port
+from tests.pbx.lab import POLL_SECONDS, SECRET, Lab, LabConfig, SipPeer
 from tests.pbx.sipp import CallerResult, Callers, Sipp, _responses
+from tests.ports import free_port
 from umpack import clock
 from umpack.config import Configuration, parse
 from umpack.core.calls import CallRecord

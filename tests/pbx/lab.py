@@ -6,7 +6,6 @@ All calls block with a limit; from a coroutine use `asyncio.to_thread(lab.rx, ..
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal
@@ -20,15 +19,13 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.pbx.root import Root
+from tests.ports import free_ports
 
 SECRET = "lab-secret"  # noqa: S105  # a loopback port that lives for seconds
 BOOT_SECONDS = 60.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
-# Below the kernel's ephemeral range (32768 up): a client that reconnects to a dead server's port
-# inside that range may be given this very port as its own and be connected to itself.
-PORTS = range(20000, 32000)
 RTP_PORTS = (10000, 19998)
 
 # Modules without hardware, licence or configuration here; each would complain or open a port.
@@ -112,7 +109,7 @@ class Lab:
     def __init__(self, root: Root, config: LabConfig) -> None:
         self.root = root
         self.config = config
-        self.sip_port, self.ami_port = _free_ports(2)
+        self.sip_port, self.ami_port = free_ports(2)
         root.labs.mkdir(mode=0o700, parents=True, exist_ok=True)
         sweep(root)
         self.directory = Path(tempfile.mkdtemp(prefix="l", dir=root.labs))
@@ -353,34 +350,6 @@ def sweep(root: Root) -> None:
             if command.exists() and mark in command.read_bytes().split(b"\0"):
                 os.kill(asterisk, signal.SIGKILL)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def free_port() -> int:
-    """Give a port of 127.0.0.1, free for UDP and TCP now, outside the ephemeral range."""
-    return _free_ports(1)[0]
-
-
-def _free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    # Own generator: tests that seed the shared one must not make parallel runs choose alike.
-    for port in random.SystemRandom().sample(PORTS, 200):
-        if port not in found and _is_free(port):
-            found.append(port)
-            if len(found) == count:
-                return found
-    raise LabError(f"no {count} free ports in {PORTS}")
-
-
-def _is_free(port: int) -> bool:
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            if kind == socket.SOCK_STREAM:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return False
-    return True
 
 
 def _number(file: Path) -> int | None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from tests.pbx.lab import POLL_SECONDS, free_port
+from tests.pbx.lab import POLL_SECONDS
+from tests.ports import free_port
 
 SCENARIOS = Path(__file__).with_name("scenarios")
 LIFE_SECONDS = 120

@@ -15,8 +15,9 @@ from loguru import logger
 
 from drivers.base import LinkState
 from tests.pbx.beside import MAIN, until
-from tests.pbx.lab import SECRET, Lab, LabConfig, SipPeer, free_port
+from tests.pbx.lab import SECRET, Lab, LabConfig, SipPeer
 from tests.pbx.sipp import Caller, CallerResult, Callers, Event, ServedCall, Server
+from tests.ports import free_port
 from umpack.config import Configuration, load
 from umpack.daemon import Daemon
 from umpack.dialplan import dialplan

@@ -18,9 +18,10 @@ from tests.pbx.beside import (
     patient,
     port_of,
 )
-from tests.pbx.lab import Lab, free_port
+from tests.pbx.lab import Lab
 from tests.pbx.root import Root
 from tests.pbx.sipp import Caller, Server, finals
+from tests.ports import free_port
 from umpack.core.causes import WIRE_SAFE_CAUSES
 
 pytestmark = [pytest.mark.pbx, pytest.mark.timeout(900)]  # the first run builds the root

@@ -12,9 +12,10 @@ import pytest
 
 from tests.pbx import root as root_module
 from tests.pbx.conftest import StartLab
-from tests.pbx.lab import SECRET, LabConfig, LabError, SipPeer, free_port, sweep
+from tests.pbx.lab import SECRET, LabConfig, LabError, SipPeer, sweep
 from tests.pbx.root import PbxUnavailable, Root
 from tests.pbx.sipp import Caller, Server, finals
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.pbx, pytest.mark.timeout(900)]  # the first run builds the root
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.pbx.beside import lab_config, port_of, until
-from tests.pbx.lab import Lab, free_port
+from tests.pbx.lab import Lab
 from tests.pbx.receiving import (
     AT_ONCE,
     NO_RESERVE,
@@ -37,6 +37,7 @@ from tests.pbx.receiving import (
 )
 from tests.pbx.root import Root
 from tests.pbx.sipp import Caller, Server, finals
+from tests.ports import free_port
 from umpack.core.calls import Ending, Reason
 from umpack.core.causes import Result
 from umpack.messages.disk_spool import DiskSpool

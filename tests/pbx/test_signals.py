@@ -11,9 +11,10 @@ import pytest
 
 from drivers.asterisk.ami import AmiAddress, AmiLink
 from tests.pbx.beside import Beside, patient, port_of, umpack, until
-from tests.pbx.lab import SECRET, Lab, LabConfig, SipPeer, free_port
+from tests.pbx.lab import SECRET, Lab, LabConfig, SipPeer
 from tests.pbx.root import Root
 from tests.pbx.sipp import Caller, Server, Sipp
+from tests.ports import free_port
 from umpack import clock
 from umpack.core.health_states import HealthState
 from umpack.core.trunk import TrunkId

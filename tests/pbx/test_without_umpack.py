@@ -11,9 +11,10 @@ import pytest
 
 from tests.pbx.beside import PEERS, lab_config, load_dialplan, patient, port_of
 from tests.pbx.kept import Kept
-from tests.pbx.lab import Lab, free_port
+from tests.pbx.lab import Lab
 from tests.pbx.root import Root
 from tests.pbx.sipp import Caller, Server, finals
+from tests.ports import free_port
 from umpack import clock
 from umpack.dialplan.caller import ALIVE_WITHIN, AWAY_FOR
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,14 +218,14 @@ class Program:
 
 @asynccontextmanager
 async def program(
-    directory: Path, configuration: str = "", **environment: str
+    directory: Path, configuration: str = "", *, arguments: Sequence[str] = (), **environment: str
 ) -> AsyncIterator[Program]:
     """`umpack run`, up; killed at the end if it still runs."""
     file = directory / "umpack.yaml"
     if configuration or not file.exists():
         file.write_text(configuration or text())
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "umpack.cli", "run", "--config", str(file),
+        sys.executable, "-m", "umpack.cli", "run", "--config", str(file), *arguments,
         stderr=asyncio.subprocess.PIPE, env=_environment(**environment),
     )  # fmt: skip
     running = Program(process, file)

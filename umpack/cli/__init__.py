@@ -11,6 +11,7 @@ tables.py   how all of them print
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import typer
@@ -64,4 +65,9 @@ def main() -> None:
         lines = str(error).splitlines() or [type(error).__name__]
         text = "\n".join(printable(line, _LONGEST_LINE) for line in lines)
         print(text if isinstance(error, ConfigError) else f"umpack: {text}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        # A full disk under `umpack check > FILE`; what Python would still flush is given up.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        print(f"umpack: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from simulators.site import SimulatedSite
 from umpack.cli.tables import span_of
-from umpack.config import Configuration
+from umpack.config import load
 from umpack.core.channel import Channel, ChannelState
 from umpack.core.distributor import Distributor
 from umpack.core.printable import printable
@@ -33,9 +34,10 @@ _MARKS = {
 }
 
 
-async def show(configuration: Configuration, seconds: float, erlangs: float, seed: int) -> None:
+async def show(file: Path, seconds: float, erlangs: float, seed: int) -> None:
     """Run for `seconds` with `erlangs` of traffic; a live picture on a terminal, then a summary."""
     logger.remove()
+    configuration = load(file)
     console = Console()
     with tempfile.TemporaryDirectory(prefix="umpack-demo-") as name:
         private = replace(
@@ -57,7 +59,7 @@ async def show(configuration: Configuration, seconds: float, erlangs: float, see
                 await site.stop_traffic()
                 await asyncio.sleep(0.3)  # the pump's time to take the last calls
                 ended = await daemon.ended_calls(100_000)
-            _summary(console, ended, seconds)
+            _summary(console, ended, seconds, file)
 
 
 async def _watch(console: Console, daemon: Daemon, seconds: float) -> None:
@@ -104,7 +106,8 @@ def _picture(daemon: Daemon, left: float) -> Group:
     return Group(table, Text("latest calls\n" + "\n".join(lines)))
 
 
-def _summary(console: Console, ended: list[dict[str, object]], seconds: float) -> None:
+def _summary(console: Console, ended: list[dict[str, object]], seconds: float, file: Path) -> None:
+    program = sys.argv[0]  # `make demo` runs it from an environment that is not in the path
     endings = Counter(str(row["ending"]) for row in ended)
     channels = Counter(str(row["channel"]).rpartition(":")[0] for row in ended if row["channel"])
     console.print(
@@ -113,6 +116,8 @@ def _summary(console: Console, ended: list[dict[str, object]], seconds: float) -
     )
     console.print("by trunk: " + ", ".join(f"{t} {n}" for t, n in sorted(channels.items())))
     console.print(
-        "\nNext: umpack run --simulate & umpack status --config umpack/demo.yaml, "
-        "umpack storm --pack voice --erlangs 40, README.md"
+        f"\nNext: {program} run --simulate, and beside it {program} status --config {file}; "
+        f"{program} storm --pack voice --erlangs 40; README.md",
+        soft_wrap=True,
+        highlight=False,
     )

@@ -101,6 +101,8 @@ def explain(
     \b
     umpack explain main-1732270000.42-7
     """
+    if not call:
+        raise OurFault("which call? `umpack calls` and `umpack calls --ended` show their ids")
     answer = client(socket, config).call(call)
     if as_json:
         tables.print_json(answer)

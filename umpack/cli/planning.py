@@ -24,9 +24,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from umpack.cli import tables
 from umpack.cli.options import ConfigOption, JsonOption
 from umpack.cli.tables import console, print_json
 from umpack.config import Configuration, load
+from umpack.config.problems import nearest
 from umpack.core import traffic as theory
 from umpack.core.errors import OurFault
 from umpack.core.pack import PackId
@@ -132,6 +134,10 @@ def storm(
             from simulators.realtime import realtime_storm
 
             logger.disable("drivers")  # the link to a PBX of our own is no news
+            if sys.stderr.isatty():
+                # Calls come every `hold / erlangs` seconds, and the last is waited for.
+                lasts = tables.span_of(calls * hold / erlangs + hold)
+                typer.echo(f"in real time: about {lasts}", err=True)
             report = realtime_storm(configuration, chosen, stream, progress)
     exponential = holding is HoldingKind.EXPONENTIAL
     comparisons = compare(report, expectation, exponential=exponential)
@@ -199,7 +205,7 @@ def _pack(site: Site, name: str | None) -> PackId:
             raise OurFault(f"name one pack with --pack; there are: {known}")
         return next(iter(site.packs))
     if name not in site.packs:
-        raise OurFault(f"no pack {name!r}; there are: {known}")
+        raise OurFault(f"no pack {name!r}{nearest(name, site.packs)}; there are: {known}")
     return PackId(name)
 
 

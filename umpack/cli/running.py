@@ -79,8 +79,7 @@ def demo(
     """
     from umpack.cli.demo import show
 
-    configuration = load(DEMO_CONFIG)
-    run_loop(lambda: show(configuration, seconds, erlangs, seed))
+    run_loop(lambda: show(DEMO_CONFIG, seconds, erlangs, seed))
 
 
 def run_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -312,7 +312,8 @@ def explanation_lines(row: View) -> list[str]:
     caller = row["caller"] or "anonymous"
     lines = [f"call {row['id']}: {caller} → {row['called']}, offered {time_of(row['offered'])}"]
     if row["route"]:
-        lines.append(f"route {row['route']}")
+        packs = ", then ".join(row["candidates"])
+        lines.append(f"route {row['route']}" + (f": {packs}" if packs else ""))
     for passed in row["passed_packs"]:
         lines.append(f"pack {passed['pack']} {passed['why']}")
         lines += _excluded(passed["exclusions"])
@@ -321,7 +322,7 @@ def explanation_lines(row: View) -> list[str]:
         lines += _attempt(number, attempt, before)
         before = attempt
     if "ending" not in row:
-        lines.append(f"now {row['state']} on {row['channel']}, {_place(row)}{_moved_on(before)}")
+        lines.append(_now(row, before))
     if row["exclusions"]:
         lines += _hunted(row)
     if "ending" in row:
@@ -334,8 +335,19 @@ def explanation_lines(row: View) -> list[str]:
     return lines
 
 
+def _now(row: View, before: View | None) -> str:
+    """Where a living call is, and why there."""
+    if row["pack"] is None:
+        return f"now {row['state']} on {row['channel']}, where the PBX had put it"
+    return f"now {row['state']} on {row['channel']}, {_place(row)}{_moved_on(before)}"
+
+
 def _place(row: View) -> str:
-    return f"position {row['position']} of pack {row['pack']}"
+    """Which position, and how the hunt came there."""
+    hunt = f"hunt from behind {row['after']}" if row["after"] else "hunt from the first"
+    passed = row["passed_over"]
+    skipped = f", {passed} positions passed over" if passed else ""
+    return f"position {row['position']} of pack {row['pack']} ({hunt}{skipped})"
 
 
 def _moved_on(before: View | None) -> str:
@@ -365,15 +377,11 @@ def _is_of_health(why: str) -> bool:
 
 
 def _attempt(number: int, attempt: View, before: View | None) -> list[str]:
-    hunt = f"hunt from behind {attempt['after']}" if attempt["after"] else "hunt from the first"
-    passed = attempt["passed_over"]
-    skipped = f", {passed} positions passed over" if passed else ""
     seconds = attempt["ended"] - attempt["started"]
     sip = f", SIP {attempt['sip']}" if attempt["sip"] else ""
     cause = f", cause {attempt['cause']}" if attempt["cause"] else ""
     return [
-        f"attempt {number}: {attempt['channel']}, {_place(attempt)} ({hunt}{skipped})"
-        f"{_moved_on(before)}",
+        f"attempt {number}: {attempt['channel']}, {_place(attempt)}{_moved_on(before)}",
         f"  {attempt['result']} after {seconds:.3f} s{cause}{sip}; "
         f"elsewhere: {attempt['elsewhere']}, blame: {attempt['blame']} ({attempt['source']})",
     ]

@@ -87,7 +87,7 @@ class Attempt(NamedTuple):
     position: int
     """Counts from 1."""
     after: ChannelId | None
-    """Where the pack's pointer stood; the hunt began behind it if the pack is cyclic."""
+    """The channel the hunt began behind, which was the last assigned; None: from the first."""
     passed_over: int
     """Positions between there and the channel that were busy, blocked or tried before."""
     started: float
@@ -140,6 +140,9 @@ class CallRecord(NamedTuple):
     reason: Reason | None = None
     answered: float | None = None
     """When the far end answered, where the driver could tell."""
+    candidates: tuple[PackId, ...] = ()
+    """The packs that could serve it, overflow in the order it would be tried; none without a
+    route."""
 
     @property
     def channel(self) -> ChannelId | None:

@@ -61,7 +61,7 @@ class Offer:
             channel.trunk.id,
             pack.id,
             lease.position + 1,
-            pack.channels[lease.after].id if lease.after >= 0 else None,
+            pack.after(lease.after),
             pack.passed_over(lease.position, lease.after),
             lease.since,
             now,
@@ -87,6 +87,7 @@ class Offer:
             self.exclusions,
             reason,
             self.answered,
+            self.chain,
         )
 
     @property

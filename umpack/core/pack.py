@@ -250,6 +250,10 @@ class Pack:
         """The trunks that have channels here, in order, with their positions."""
         return self._masks
 
+    def after(self, last: int) -> ChannelId | None:
+        """Which channel a hunt began behind, the pointer being at `last`; None: from the first."""
+        return self.channels[last].id if self.cyclic and last >= 0 else None
+
     def passed_over(self, position: int, after: int) -> int:
         """How many positions the hunt passed before `position`, the pointer being at `after`."""
         return (position - after - 1) % len(self.channels) if self.cyclic else position

@@ -44,6 +44,7 @@ COLUMNS: tuple[str, ...] = (
     "attempts",
     "passed_packs",
     "exclusions",
+    "candidates",
 )
 """In the order of `row_of`."""
 
@@ -124,6 +125,7 @@ def row_of(record: CallRecord, node: str) -> tuple[Cell, ...]:
             ]
         ),
         stored_json(_exclusions_out(record.exclusions)),
+        stored_json(record.candidates),
     )
 
 
@@ -153,6 +155,7 @@ def record_of(row: Mapping[str, Any]) -> CallRecord:
             exclusions=_exclusions_in(loaded_json(row["exclusions"])),
             reason=None if row["reason"] is None else Reason(row["reason"]),
             answered=row["answered"],
+            candidates=tuple(map(PackId, loaded_json(row["candidates"]))),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise OurFault(

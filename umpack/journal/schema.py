@@ -70,6 +70,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (node, trunk)
         ) WITHOUT ROWID""",
     ),
+    ("ALTER TABLE calls ADD COLUMN candidates TEXT NOT NULL DEFAULT '[]'",),
 )
 """One entry per schema version, from 1; entries are only ever added."""
 

@@ -257,6 +257,7 @@ def living_call(distributor: Distributor, id_: str) -> View | None:
 
 def _living(offer: Offer) -> View:
     lease = offer.lease
+    pack = lease.pack if lease else None
     return {
         "id": offer.call.id,
         "pbx": offer.call.pbx,
@@ -266,9 +267,12 @@ def _living(offer: Offer) -> View:
         "offered": offer.offered,
         "answered": offer.answered,
         "channel": lease.channel.id if lease else None,
-        "pack": lease.pack.id if lease and lease.pack else None,
+        "pack": pack.id if pack else None,
         "position": lease.position + 1 if lease else None,
+        "after": pack.after(lease.after) if lease and pack else None,
+        "passed_over": pack.passed_over(lease.position, lease.after) if lease and pack else 0,
         "route": offer.route,
+        "candidates": list(offer.chain),
         "attempts": [_attempt(attempt) for attempt in offer.attempts],
         "passed_packs": [_passed(passed) for passed in offer.passed_packs],
         "exclusions": [_exclusion(exclusion) for exclusion in offer.exclusions],
@@ -294,6 +298,7 @@ def record(ended: CallRecord) -> View:
         "cause_name": name_of(ended.cause),
         "why": ended.why,
         "route": ended.route,
+        "candidates": list(ended.candidates),
         "channel": ended.channel,
         "attempts": [_attempt(attempt) for attempt in ended.attempts],
         "passed_packs": [_passed(passed) for passed in ended.passed_packs],

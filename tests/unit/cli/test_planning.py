@@ -164,7 +164,9 @@ def test_storm_errors_are_clear(tmp_path: Path) -> None:
     file = site_file(tmp_path, TWO_PACKS)
     given = ["storm", "--config", file, "--erlangs", "4"]
     assert refusal(*given) == "name one pack with --pack; there are: night, um"
-    assert refusal(*given, "--pack", "umm") == "no pack 'umm'; there are: night, um"
+    assert (
+        refusal(*given, "--pack", "umm") == "no pack 'umm' (did you mean um?); there are: night, um"
+    )
     given += ["--pack", "um"]
     assert refusal(*given, "--calls", "0") == "--calls must be at least 1, not 0"
     assert "hold must be above zero" in refusal(*given, "--hold", "-3")
@@ -186,7 +188,11 @@ def test_storm_help_shows_examples() -> None:
 def test_errors_leave_stdout_empty(tmp_path: Path) -> None:
     given = ["storm", "--config", site_file(tmp_path), "--json"]
     for words, status, told in (
-        (["--erlangs", "4", "--pack", "umm"], 1, "umpack: no pack 'umm'; there are: um"),
+        (
+            ["--erlangs", "4", "--pack", "umm"],
+            1,
+            "umpack: no pack 'umm' (did you mean um?); there are: um",
+        ),
         (["--erlangs", "four"], 2, "--erlangs"),
         ([], 2, "--erlangs"),
     ):

@@ -46,7 +46,8 @@ async def test_a_day_at_the_command_line(tmp_path: Path) -> None:
             (living,) = (await ask("calls", "--json")).json
             assert living["caller"] == evil
             explained = (await ask("explain", living["id"])).out
-            assert "now dialling on um1:1, position 1 of pack um" in explained
+            assert "now dialling on um1:1, position 1 of pack um (hunt from the first)" in explained
+            assert "route 1*: um\n" in explained
             assert (await ask("drain", "um1:2", "--until", "2h", "--why", "noise")).out.startswith(
                 "um1:2 takes no more calls until 2"
             )

@@ -218,7 +218,9 @@ def test_an_explanation_says_why_this_trunk() -> None:
     second = assigned(distributor.outcome(first.lease, refused(41), 5.1))
     living = views.living_call(distributor, second.lease.holder.call.id) or {}
     lines = tables.explanation_lines(living)
-    here = "now dialling on e:2, position 14 of pack um"
+    here = "now dialling on e:2, position 14 of pack um (hunt from the first, "
+    here += "13 positions passed over)"
+    assert "route 9*: um" in lines
     assert f"{here}; another trunk, for a had failed this call" in lines
     hunted = lines[lines.index("not first choice, or left out of the hunt:") + 1 :]
     assert "  3 channels of d: alarmed: red (span 4)" in hunted

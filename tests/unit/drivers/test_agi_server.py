@@ -6,6 +6,7 @@ import gc
 import resource
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -472,6 +473,53 @@ async def test_two_thousand_idle_connections_and_a_call_beside_them() -> None:
         assert run.server.stats.accepted == 2001
         await run.until(lambda: len(run.reports) == 1000)  # handlers whose peers are gone
         assert {type(error) for _, error in run.reports} == {PeerGone}
+
+
+HOLDER = """
+import resource, socket, struct, sys
+port, count = map(int, sys.argv[1:])
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = []
+for _ in range(count):
+    one = socket.create_connection(("127.0.0.1", port))
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.send(b"agi_netw")
+    one.setblocking(False)
+    held.append(one)
+print(len(held), flush=True)
+sys.stdin.readline()
+alive = 0
+for one in held:
+    try:
+        one.recv(1)
+    except BlockingIOError:
+        alive += 1
+print(alive, flush=True)
+"""
+"""Holds connections in a process of its own: a process may open only so many files."""
+
+
+async def test_ten_thousand_idle_connections_stay_and_calls_go_on_beside_them() -> None:
+    raise_file_limit()
+    async with running(dial) as run:
+        holder = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", HOLDER, str(run.server.port), "10000",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert holder.stdout
+        assert await holder.stdout.readline() == b"10000\n"
+        await run.until(lambda: run.server.stats.open == 10_000)
+        for _ in range(100):
+            reader, writer = await run.connect(ENVIRONMENT)
+            assert await reader.readline() == DIAL
+            writer.write(b"200 result=0\n")
+            assert await reader.read() == b""
+            await hang_up(writer)
+        alive, _ = await holder.communicate(b"\n")
+        assert alive == b"10000\n"
+        await run.until(lambda: run.server.stats.open == 0)
+        assert (run.server.stats.accepted, run.server.stats.refused) == (10_100, 0)
 
 
 async def test_a_dead_pbx_is_probed() -> None:

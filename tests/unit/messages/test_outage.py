@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from loguru import logger
 
 from simulators.mail import Act, MailServer, Script, Then
+from tests.ports import free_port
 from tests.unit.messages.offices import (
     in_memory,
     made,
@@ -34,12 +34,6 @@ from umpack.messages.spool import Spool
 
 HOUR, WEEK = 3600.0, 7 * 86_400.0
 ROOT = Path(__file__).parents[3]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 async def until(messages: Messages, time: Time, end: float) -> list[tuple[float, str]]:
