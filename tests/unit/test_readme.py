@@ -11,6 +11,7 @@ import pytest
 
 from umpack.core.channel import TRANSITIONS, ChannelEvent, ChannelState
 from umpack.core.health_states import health_table
+from umpack.messages.states import state_tables
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"[`$] ?umpack ((?:trunk |fax )?[a-z]+)\b", README)))
@@ -18,6 +19,14 @@ COMMANDS = sorted(set(re.findall(r"[`$] ?umpack ((?:trunk |fax )?[a-z]+)\b", REA
 
 def test_the_health_table_is_up_to_date() -> None:
     assert health_table() in README
+
+
+def test_the_delivery_table_is_up_to_date() -> None:
+    assert state_tables().partition("\n\n")[0] in README
+
+
+def test_nothing_is_left_to_be_filled_in() -> None:
+    assert re.findall(r"@[A-Z]+@", README) == []
 
 
 def test_the_channel_table_is_up_to_date() -> None:
