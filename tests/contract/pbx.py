@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from loguru import logger
 
+from drivers.asterisk.ami import AmiAddress
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
 from simulators.endpoints import Answer, Reject, Ring
 from tests import sites
@@ -92,6 +93,11 @@ class ContractPbx(ABC):
     @abstractmethod
     async def calls(self, called: str, count: int, *, rate: float, hold: float) -> list[Seen]:
         """Many calls, `rate` a second, each held `hold` seconds."""
+
+    @property
+    @abstractmethod
+    def ami(self) -> AmiAddress:
+        """Its manager interface, once started."""
 
     @abstractmethod
     async def invites(self) -> list[Invite]:

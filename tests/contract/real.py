@@ -10,9 +10,10 @@ from typing import assert_never
 
 import pytest
 
+from drivers.asterisk.ami import AmiAddress
 from simulators.endpoints import Answer, Reject, Ring
 from tests.contract.pbx import NO_UMPACK_CAUSE, Behaviour, ContractPbx, Invite, Seen
-from tests.pbx.lab import Lab, LabConfig, SipPeer
+from tests.pbx.lab import SECRET, Lab, LabConfig, SipPeer
 from tests.pbx.root import PbxUnavailable, ensure
 from tests.pbx.sipp import Caller, CallerResult, Server
 
@@ -84,6 +85,11 @@ class RealPbx(ContractPbx):
     async def calls(self, called: str, count: int, *, rate: float, hold: float) -> list[Seen]:
         many = Caller(called, count=count, rate=rate, hold_ms=_ms(hold))
         return [_seen(result) for result in await self._run(many, count / rate + hold)]
+
+    @property
+    def ami(self) -> AmiAddress:
+        assert self._lab is not None, "not started"
+        return AmiAddress("127.0.0.1", self._lab.ami_port, "umpack", SECRET)
 
     async def invites(self) -> list[Invite]:
         # A channel is leased before its INVITE has come to the server's log: look until it rests.

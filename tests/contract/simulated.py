@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from drivers.asterisk.ami import AmiAddress
 from simulators.asterisk import PbxPlan, SimulatedAsterisk
 from simulators.pbx_call import CallResult
 from tests.contract.pbx import NO_UMPACK_CAUSE, Behaviour, ContractPbx, Invite, Seen
@@ -52,6 +53,10 @@ class SimulatedPbx(ContractPbx):
             return await self.call(called, hold=hold)
 
         return list(await asyncio.gather(*(one(number) for number in range(count))))
+
+    @property
+    def ami(self) -> AmiAddress:
+        return AmiAddress("127.0.0.1", self.pbx.ami.port, "umpack", "umpack")
 
     async def invites(self) -> list[Invite]:
         return [
