@@ -9,11 +9,13 @@ a fault of our own), the lease it holds ends in `finally`.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from drivers.asterisk.agi import AgiAnswer, AgiEnvironment
 from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_commands import AgiCommand, exec_, get_full_variable, set_variable
+from drivers.asterisk.hints import Hints, may_be_glare
 from drivers.asterisk.reception import NO_ENGINE, Reception
 from drivers.base import Clock
 from umpack.core.calls import Assignment, Call, CallId, Decision
@@ -50,6 +52,16 @@ _ENVIRONMENT = frozenset(
 with an agi:// address that has a path). A caller who gets line breaks into his number (chan_pjsip
 decodes %0a in SIP users, cut at 79 characters) can end the environment early and forge an answer
 behind it; he has no room to forge all of these as well."""
+
+_RINGING = ",R"
+"""Dial's option that lets the caller hear ringing until the far end has something to say. The first
+attempt goes without: the far end's own ringing comes through, and a caller's exchange that hears of
+none may still take a refusal elsewhere. Who has waited for an attempt in vain has nothing better to
+come than ringing, and must not hear silence twice. `r` would cut early media off, and a Ringing()
+before the Dial would cost a round trip (tried on Asterisk 22)."""
+
+_PROVISIONAL = frozenset({180, 183})
+"""RFC 3261 21.1: what a far end says that is there, and has told somebody."""
 
 _SIP_STATUS = re.compile(r"SIP (\d{3})\b")
 _SIP_TECHNOLOGIES = frozenset({"PJSIP", "SIP"})
@@ -88,22 +100,28 @@ class CallHandler:
         distributor: Distributor,
         clock: Clock,
         reception: Reception | None = None,
+        hints: Hints | None = None,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._pbx = pbx
         self._reception = reception
         self._distributor = distributor
         self._now = clock
+        self._hints = hints or Hints(distributor, clock)
+        self._ready = ready
         self._serial = 0
-        self._dialling: dict[str, Lease[Offer]] = {}
 
-    def hint_answered(self, uniqueid: str, now: float) -> None:
-        """AMI says the far end of this caller's channel has answered; it may be wrong or late."""
-        if lease := self._dialling.get(uniqueid):
-            self._distributor.answered(lease, now)
+    @property
+    def served(self) -> int:
+        """Calls so far."""
+        return self._serial
 
     async def __call__(self, agi: AgiCall) -> None:
         """From the environment to the end of the call."""
         environment = agi.environment
+        if not self._ready():
+            agi.fail()  # the dialplan serves it by itself, as it does without us
+            return
         if environment.lines.get("agi_network_script") == ALIVE_SCRIPT:
             return
         uniqueid = environment.uniqueid
@@ -113,11 +131,14 @@ class CallHandler:
         lease: Lease[Offer] | None = None
         try:
             while isinstance(decision, Assignment):
-                lease = self._dialling[uniqueid] = decision.lease
+                lease = decision.lease
+                self._hints.begin(uniqueid, lease)
                 if lease.channel.trunk.kind.is_service:
                     outcome = await self._receive(agi, decision, call)
                 else:
                     outcome = await self._dial(agi, decision)
+                    if may_be_glare(lease, outcome) and await self._hints.is_glare(uniqueid, lease):
+                        outcome = replace(outcome, glare=True)
                 ended, lease = lease, None
                 if not distributor.ledger.holds(ended):
                     return  # the reconciler has ended it, and the call with it
@@ -125,7 +146,7 @@ class CallHandler:
             if not agi.hung_up:
                 await self._hang_up(agi, decision)
         finally:
-            self._dialling.pop(uniqueid, None)
+            self._hints.end(uniqueid)
             if lease is not None and distributor.ledger.holds(lease):
                 distributor.release(lease.token, now())
 
@@ -141,7 +162,8 @@ class CallHandler:
             # HANGUPCAUSE and its keys outlive a Dial: without this an attempt that times out would
             # be read with the cause of the one before (tried on Asterisk 22).
             await self._ask(agi, exec_("HangupCauseClear"))
-        dial = exec_("Dial", f"{assignment.dial},{assignment.timeout:.3f}")
+        options = _RINGING if assignment.attempt > 1 else ""
+        dial = exec_("Dial", f"{assignment.dial},{assignment.timeout:.3f}{options}")
         answer = await agi.command(dial, limit=None)
         if not answer.ok or answer.result == -2:
             raise ProtocolFault(f"EXEC Dial: {answer.code} {answer.result} {answer.data}")
@@ -155,7 +177,8 @@ class CallHandler:
         if leg and "," not in leg:
             technology = get_full_variable(f"HANGUPCAUSE({leg},tech)")
             detail = (await self._ask(agi, technology)).data
-        return outcome_of(status, _number(cause), detail, had_leg=bool(leg))
+        rang = self._hints.rang(agi.environment.uniqueid)
+        return outcome_of(status, _number(cause), detail, had_leg=bool(leg), rang=rang)
 
     async def _receive(self, agi: AgiCall, assignment: Assignment, call: Call) -> Outcome:
         if self._reception is None:
@@ -179,22 +202,26 @@ class CallHandler:
         await self._ask(agi, set_variable(CAUSE_VARIABLE, str(cause)))
 
 
-def outcome_of(status: str, cause: int, detail: str, *, had_leg: bool) -> Outcome:
-    """DIALSTATUS, HANGUPCAUSE and the leg's own words as an outcome.
+def outcome_of(
+    status: str, cause: int, detail: str, *, had_leg: bool, rang: bool | None = None
+) -> Outcome:
+    """DIALSTATUS, HANGUPCAUSE, the leg's own words and what is known of its ringing as an outcome.
 
     Tried on Asterisk 22: a silent or ringing far end gives NOANSWER and leaves a provisional SIP
     status or none; an endpoint that is unknown or unreachable gives CHANUNAVAIL with cause 3 and no
     leg at all, which must not be taken for a far end that has no route.
     """
     sip = _SIP_STATUS.match(detail)
-    code = int(sip[1]) if sip and int(sip[1]) >= 300 else None
+    said = int(sip[1]) if sip else 0
+    code = said if said >= 300 else None
+    rang = True if said in _PROVISIONAL else rang
     if status == "CANCEL":
         return Outcome(Result.HUNG_UP, 16)
     if status == "NOANSWER" and code is None:
-        return Outcome(Result.TIMED_OUT, detail=detail)
+        return Outcome(Result.TIMED_OUT, detail=detail, rang=rang)
     if not had_leg and status in ("CHANUNAVAIL", "CONGESTION", "BUSY"):
         return Outcome(Result.NO_CHANNEL, cause or None, detail=status)
-    return Outcome(Result.REFUSED, cause or None, code, detail or status)
+    return Outcome(Result.REFUSED, cause or None, code, detail or status, rang)
 
 
 def _number(text: str) -> int:

@@ -1,14 +1,20 @@
 """One Asterisk PBX: its FastAGI listener, which brings the calls, and its AMI link.
 
 Calls come and go by their own connections. The AMI link adds what the connections cannot tell:
-the alarms of lines and endpoints, and when a far end has answered. Nothing in the ledger waits for
-it, and its loss takes no trunk out: calls that still arrive prove that the PBX lives.
+the alarms of lines and endpoints, when a far end rings or has answered, whose channel a B channel
+is. Nothing in the ledger waits for it.
+
+The loss of the link takes no trunk out, and neither does Asterisk's word that it is shutting down.
+Every call comes from the PBX that would dial it, so there is none to keep away from a dead one, and
+one that still arrives proves that only the manager is gone. What a link that is down cannot tell is
+given up in `outage`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from math import inf
 
 from loguru import logger
 
@@ -16,6 +22,7 @@ from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_server import AgiServer, AgiServerLimits
 from drivers.asterisk.ami import AmiAddress, AmiEvent, AmiLink, EventsMissed, LinkDown, LinkUp
 from drivers.asterisk.calls import CallHandler
+from drivers.asterisk.hints import HINT_EVENTS, Hints
 from drivers.asterisk.last_order import LastOrderKeeper
 from drivers.asterisk.reception import Reception
 from drivers.asterisk.reconcile import Reconciler
@@ -30,8 +37,12 @@ from umpack.core.trunk import PbxId
 RESYNC_EVENTS = frozenset({"FullyBooted", "Reload"})
 """After these nothing that was known of the PBX is sure."""
 
-WANTED_EVENTS = SIGNAL_EVENTS | RESYNC_EVENTS | {"DialEnd", "Shutdown"}
+WANTED_EVENTS = SIGNAL_EVENTS | RESYNC_EVENTS | HINT_EVENTS | {"Shutdown"}
 """All others stay in Asterisk: at a hundred calls a second it would send thousands of them."""
+
+ADOPT_WITHIN = 1.0
+"""Seconds after a restart in which calls are left to the dialplan until those that live in the PBX
+are known. Without AMI nobody will ever tell, so that is also all there is to wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,7 @@ class AsteriskPlan:
 
 
 class AsteriskDriver:
-    """Implements `drivers.base.Driver`."""
+    """Implements `drivers.base.Driver`. `resumed`: calls of an earlier run may live in the PBX."""
 
     def __init__(
         self,
@@ -54,19 +65,30 @@ class AsteriskDriver:
         clock: Clock,
         times: PollTimes | None = None,
         reception: Reception | None = None,
+        *,
+        resumed: bool = False,
     ) -> None:
         self.plan = plan
         self._distributor = distributor
         self._clock = clock
-        self._calls = CallHandler(plan.pbx, distributor, clock, reception)
         self._server: AgiServer | None = None
         self._ami: AmiLink | None = None
         if plan.ami:
             self._ami = AmiLink(plan.ami, events=WANTED_EVENTS)
+        self._hints = Hints(distributor, clock, self._ami.collect if self._ami else None)
+        self._waits = resumed and self._ami is not None
+        self._ready_by = inf
+        self._calls = CallHandler(
+            plan.pbx, distributor, clock, reception, self._hints, self._is_ready
+        )
+        if self._ami:
             self._polls = SignalPolls(
                 plan.pbx, distributor, clock, self._ami.collect, times or PollTimes()
             )
-            self._reconciler = Reconciler(distributor, self._ami, plan.pbx, clock)
+            self._reconciler = Reconciler(
+                distributor, self._ami, plan.pbx, clock, lambda: self._calls.served
+            )
+            self._hints.on_glare = self._reconciler.hurry
             self._order_keeper = LastOrderKeeper(distributor, self._ami, plan.pbx)
         self._hinted = False
         """The link has told of an answer since it came up."""
@@ -92,6 +114,7 @@ class AsteriskDriver:
     async def start(self) -> None:
         """Listen for calls and begin to keep the AMI link up. `OurFault` if it cannot listen."""
         host, port = self.plan.agi_host, self.plan.agi_port
+        self._ready_by = asyncio.get_running_loop().time() + ADOPT_WITHIN
         try:
             self._server = await AgiServer.start(
                 host, port, handler=self._calls, report=self._report, limits=AgiServerLimits()
@@ -146,17 +169,24 @@ class AsteriskDriver:
                     self._event(item)
 
     def _event(self, event: AmiEvent) -> None:
-        if event.name == "DialEnd":
-            caller = event.get("Uniqueid")
-            if caller and event.get("DialStatus") == "ANSWER":
-                self._calls.hint_answered(caller, self._clock())
-            self._hint(heard=True)
+        if event.name in HINT_EVENTS:
+            self._hints.hear(event.name, event)
+            if event.name == "DialEnd":
+                self._hint(heard=True)
         elif event.name in SIGNAL_EVENTS:
             self._polls.hear(event)
         else:
             logger.info("pbx {}: {}", self.pbx, event.name)
             if event.name in RESYNC_EVENTS:
                 self._resync()
+
+    def _is_ready(self) -> bool:
+        """Whether calls may be given channels: after a restart not before it is known which of
+        them are taken by calls that umpack does not remember."""
+        if self._waits:
+            late = asyncio.get_running_loop().time() >= self._ready_by
+            self._waits = not (self._reconciler.passes or late)
+        return not self._waits
 
     def _resync(self) -> None:
         """The link is new, or has missed something: whatever is known by events is asked for."""

@@ -8,18 +8,22 @@ lists which are older than the ledger by the time they are read:
   one list and not in the next: a stranger must be in two.
 - The first list after the link has come up is believed at once. After a restart all calls in the
   PBX are strangers, and what umpack has dialled since lives here.
-- Calls offered before that list has come may be given a B channel that is in use. chan_dahdi
-  refuses a channel that has an owner, so the attempt ends without a leg and the call takes another
-  channel; nothing is dialled twice. A SIP trunk may have that many calls too many for as long as
-  it takes to log in and list, and its own limit then stands.
+- After a restart calls are left to the dialplan until that list has come, or for as long as the
+  driver waits for it (`driver.ADOPT_WITHIN`). Of calls offered without it, one that is given a B
+  channel in use is refused by chan_dahdi, as the channel has an owner: the attempt ends without a
+  leg and the call takes another channel. A SIP trunk may have that many calls too many, and its
+  server's own limit then stands.
+- Where one of our own legs sits on another B channel than its lease in two lists, the far end has
+  moved it (Q.931 5.2.3), and the event that told so was lost: the lease goes after it.
 - A lease is leaked when two lists in a row, some seconds apart, show nothing dialled by its call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from loguru import logger
@@ -27,6 +31,7 @@ from loguru import logger
 from drivers.asterisk.ami_wire import AmiEvent, AmiRefused
 from drivers.asterisk.calls import uniqueid_of
 from drivers.asterisk.occupancy import Occupant, Place, needs_dahdi, occupants
+from drivers.asterisk.outage import GIVEN_UP, Outage
 from drivers.base import Clock
 from umpack.core.calls import Call, CallId
 from umpack.core.channel import Channel, ChannelId
@@ -44,6 +49,9 @@ EVERY = 30.0
 ADOPTED_EVERY = 2.0
 """Seconds between passes; the shorter one while there are adopted calls, whose end nothing else
 tells. (AMI's Hangup would, at the price of two long events for every call for ever.)"""
+
+_HURRY = 1.0
+"""Seconds between passes at least, however much they are wanted."""
 
 _LOAD = 0.05
 """Part of the time that may go into passes, on a PBX that takes long to list its channels."""
@@ -72,6 +80,8 @@ class Memory:
     strangers: frozenset[str] | None = None
     missing: Mapping[LeaseToken, float] = field(default_factory=dict)
     """Leases without a leg, and since which pass."""
+    elsewhere: frozenset[tuple[LeaseToken, ChannelId]] = frozenset()
+    """Leases whose leg is on another channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +90,15 @@ class Findings:
 
     over: tuple[LeaseToken, ...]
     leaked: tuple[LeaseToken, ...]
+    moved: tuple[tuple[Lease[Offer], ChannelId], ...]
     adopt: tuple[tuple[ChannelId, Occupant], ...]
     memory: Memory
 
     @property
     def doubtful(self) -> bool:
-        """Whether a second look would tell strangers from calls that were just ending."""
-        return bool(self.memory.strangers)
+        """Whether a second look would tell strangers and calls that have moved from calls that were
+        just ending."""
+        return bool(self.memory.strangers or self.memory.elsewhere)
 
 
 def compare(
@@ -128,6 +140,9 @@ def compare(
         if asked - since >= GRACE:
             leaked.append(lease.token)
 
+    moved = list(_moved(own, by_id, dialled_by))
+    elsewhere = frozenset((lease.token, id_) for lease, id_ in moved)
+    moved = [(lease, id_) for lease, id_ in moved if (lease.token, id_) in earlier.elsewhere]
     places = _places(pbx, distributor)
     strangers = [
         occupant
@@ -137,11 +152,13 @@ def compare(
         and not (occupant.dialled and occupant.linkedid in linked)
     ]
     sure = [o for o in strangers if earlier.strangers is None or o.uniqueid in earlier.strangers]
-    freed = {*over, *leaked}
+    freed = {*over, *leaked, *(lease.token for lease, _ in moved)}
     adopt = tuple(_places_for(sure, places, _next_in_turn(distributor), freed))
     adopted = {occupant.uniqueid for _, occupant in adopt}
     rest = frozenset(o.uniqueid for o in strangers if o.uniqueid not in adopted)
-    return Findings(tuple(over), tuple(leaked), adopt, Memory(rest, missing))
+    return Findings(
+        tuple(over), tuple(leaked), tuple(moved), adopt, Memory(rest, missing, elsewhere)
+    )
 
 
 def _is_on(channel: Channel, occupant: Occupant) -> bool:
@@ -170,6 +187,27 @@ def _has_leg(
         return caller in by_id  # umpack itself is the far end
     # Whoever is on the B channel: it is taken.
     return kind.is_line and lease.channel.number in numbers
+
+
+def _moved(
+    own: Iterable[Lease[Offer]],
+    by_id: Mapping[str, Occupant],
+    dialled_by: Mapping[str, set[str]],
+) -> Iterator[tuple[Lease[Offer], ChannelId]]:
+    """Leases whose call is on another channel of their line. One leg tells; of several, nobody
+    knows which is the line's."""
+    for lease in own:
+        trunk = lease.channel.trunk
+        if not trunk.kind.is_line:
+            continue
+        caller = uniqueid_of(lease.holder.call)
+        linkedid = by_id[caller].linkedid if caller in by_id else caller
+        legs = [by_id[leg] for leg in dialled_by.get(linkedid, set()) - {caller}]
+        if len(legs) != 1 or not legs[0].dialled:
+            continue
+        place = legs[0].place
+        if isinstance(place, int) and place != lease.channel.number:
+            yield lease, trunk.channel_id(place - trunk.first_number + 1)
 
 
 def _places(pbx: PbxId, distributor: Distributor) -> dict[Place | None, list[Channel]]:
@@ -222,8 +260,20 @@ class Reconciler:
     """Passes over one PBX; `run` makes them as they are due, for as long as it is let."""
 
     def __init__(
-        self, distributor: Distributor, ami: ChannelLists, pbx: PbxId, clock: Clock
+        self,
+        distributor: Distributor,
+        ami: ChannelLists,
+        pbx: PbxId,
+        clock: Clock,
+        calls: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`calls`: how many the PBX has sent so far."""
+        self.passes = 0
+        """Passes that have come to their end, since the start."""
+        self._calls = calls
+        self._outage = Outage()
+        self._due = 0.0
+        self._looked = -inf
         self._distributor = distributor
         self._ami = ami
         self._pbx = pbx
@@ -241,22 +291,29 @@ class Reconciler:
         )
         return max(ADOPTED_EVERY if adopted else EVERY, self._took / _LOAD)
 
+    def hurry(self) -> None:
+        """Somebody is on our lines whom the ledger does not know: pass soon."""
+        self._due = min(self._due, self._looked + max(_HURRY, self._took / _LOAD))
+
     async def run(self) -> None:
         """Pass after pass while the link is up, the first one as soon as it is. Never returns."""
-        due = 0.0
         loop = asyncio.get_running_loop()
         while True:
             if not self._ami.version:
                 # Whatever was in the PBX may be gone, and somebody else there in its place.
-                self._memory, due = Memory(), 0.0
-            elif loop.time() >= due:
+                self._memory, self._due = Memory(), 0.0
+                if self._outage.look(self._now(), self._calls()):
+                    self._give_up()
+            elif loop.time() >= self._due:
+                self._outage.over()
+                self._looked, self._due = loop.time(), inf
                 try:
                     await self.once()
                 except AmiRefused as fault:
                     logger.warning("pbx {}: not reconciled: {}", self._pbx, printable(str(fault)))
                 except PeerFault as fault:
                     logger.debug("pbx {}: not reconciled: {}", self._pbx, printable(str(fault)))
-                due = loop.time() + self.pause
+                self._due = min(self._due, loop.time() + self.pause)
             await asyncio.sleep(_POLL)
 
     async def once(self) -> None:
@@ -280,6 +337,7 @@ class Reconciler:
         findings = compare(self._pbx, self._distributor, present, callers, self._memory, asked)
         self._memory = findings.memory
         self._carry_out(findings)
+        self.passes += 1
         return findings
 
     async def _dahdi(self) -> list[AmiEvent]:
@@ -302,6 +360,11 @@ class Reconciler:
         for token in findings.leaked:
             logger.error("pbx {}: lease {} has leaked: {}", self._pbx, token, LEAKED)
             distributor.abandon(token, now, LEAKED)
+        left = list(findings.moved)
+        while still := [move for move in left if not self._follow(*move)]:
+            if len(still) == len(left):
+                break  # held by others: theirs may be over by the next pass
+            left = still
         for id_, stranger in findings.adopt:
             call_id = CallId(f"{self._pbx}-{stranger.uniqueid}-adopted")
             call = Call(call_id, self._pbx, stranger.called, stranger.caller, "", stranger.name)
@@ -309,3 +372,25 @@ class Reconciler:
                 logger.info(
                     "pbx {}: {} is taken by {}", self._pbx, id_, printable(stranger.name, 100)
                 )
+
+    def _follow(self, lease: Lease[Offer], id_: ChannelId) -> bool:
+        """Whether nothing is left to do for a lease whose call has moved."""
+        distributor = self._distributor
+        if not distributor.ledger.holds(lease):
+            return True
+        before = lease.channel.id
+        if before == id_ or not distributor.moved(lease, id_):
+            return before == id_
+        logger.info("pbx {}: a call has moved from {} to {}", self._pbx, before, id_)
+        return True
+
+    def _give_up(self) -> None:
+        adopted = [
+            lease.token
+            for lease in self._distributor.ledger
+            if lease.pack is None and lease.channel.trunk.pbx == self._pbx
+        ]
+        for token in adopted:
+            self._distributor.abandon(token, self._now(), GIVEN_UP)
+        if adopted:
+            logger.warning("pbx {}: {} adopted calls: {}", self._pbx, len(adopted), GIVEN_UP)

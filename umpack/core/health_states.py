@@ -143,7 +143,6 @@ class AlarmKind(Enum):
     D_CHANNEL = "D channel down"
     UNREACHABLE = "unreachable"
     """A SIP contact that does not answer OPTIONS."""
-    PBX = "PBX gone"
 
 
 @dataclass(frozen=True, slots=True)

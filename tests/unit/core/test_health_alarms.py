@@ -33,7 +33,6 @@ def line() -> Line:
         (AlarmKind.RAI, 0.5),
         (AlarmKind.D_CHANNEL, 0.0),
         (AlarmKind.UNREACHABLE, 0.0),
-        (AlarmKind.PBX, 0.0),
     ],
 )
 def test_an_alarm_is_believed_after_its_debounce(

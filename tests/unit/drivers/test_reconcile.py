@@ -173,7 +173,7 @@ class TestAdoption:
         adopt(distributor, look(distributor, present, earlier=Memory()))
         by_channel = {lease.channel.id: lease.token for lease in distributor.ledger}
         assert by_channel.keys() == {"a:3", "line:1", "line:2"}
-        assert look(distributor, present) == Findings((), (), (), UNKNOWN)
+        assert look(distributor, present) == Findings((), (), (), (), UNKNOWN)
         # Moved to another B channel; where the list of B channels fails, it has not moved.
         moved = [stranger("4", "a"), stranger("5", 3), stranger("6", None)]
         findings = look(distributor, moved, earlier=Memory())
@@ -200,7 +200,7 @@ class TestAdoption:
         distributor = Distributor(one_pack(elsewhere))
         distributor.adopt(ChannelId("a:1"), Call(CallId("other-4-adopted"), PbxId("other"), ""), 0)
         findings = look(distributor, [stranger("4", "a")], earlier=Memory())
-        assert findings == Findings((), (), (), UNKNOWN)
+        assert findings == Findings((), (), (), (), UNKNOWN)
 
 
 class TestLeaks:
@@ -245,7 +245,7 @@ class TestLeaks:
         lease = offered(distributor, "1")
         present = [caller("1"), stranger("9", 1), stranger("8", None)]
         findings = look(distributor, present, asked=NOW + 60, earlier=Memory())
-        assert findings == Findings((), (), (), UNKNOWN)
+        assert findings == Findings((), (), (), (), UNKNOWN)
         gone = look(distributor, [stranger("9", 1)], asked=NOW + 60)
         assert gone.memory.missing == {lease.token: NOW + 60}
 

@@ -59,7 +59,7 @@ def after(sightings: Iterable[Sighting]) -> dict[str, set[AlarmKind]]:
     """What stands in the end, of trunks that had every alarm there is before."""
     standing: dict[str, set[AlarmKind]] = {}
     for one in sightings:
-        stood = standing.setdefault(one.trunk, set(AlarmKind) - {AlarmKind.PBX})
+        stood = standing.setdefault(one.trunk, set(AlarmKind))
         stood -= one.among
         stood |= set(one.kinds)
     return standing

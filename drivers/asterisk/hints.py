@@ -1,0 +1,180 @@
+"""What AMI tells of attempts under way: that it rings, that it is answered, where it has gone.
+
+Hints only: each may be late, lost, or of the attempt before. What comes without them stands in the
+answers to a call's own commands, and the ledger is right without any of them: a call that was moved
+unheard is found by the next pass over the PBX's channels.
+
+Glare is worked out here as well. Where an exchange has cleared our call with 34 or 44, and another
+call sits on the very channel, both ends had chosen it at the same moment (Q.931 5.7): that says
+nothing against channel or trunk. `DAHDIChannel` names the channel of every call as it begins; where
+it has not come yet, the PBX is asked, for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from drivers.asterisk.occupancy import place_of
+from drivers.base import Clock
+from umpack.core.causes import Outcome, Result
+from umpack.core.channel import Channel
+from umpack.core.distributor import Distributor, Offer
+from umpack.core.errors import PeerFault
+from umpack.core.ledger import Lease
+
+HINT_EVENTS: Final = frozenset({"DAHDIChannel", "DialEnd", "DialState"})
+"""All events that `Hints.hear` understands."""
+
+_RINGS: Final = frozenset({"RINGING", "PROGRESS"})
+"""DialState; its third word, PROCEEDING, is before anything rings (Q.931 CALL PROCEEDING)."""
+
+_COLLISIONS: Final = frozenset({34, 44})
+"""What the loser of a channel is cleared with (Q.931 5.7, Annex D.3)."""
+
+_SAME_MOMENT = 5.0
+"""Seconds a call may have been on its channel before our SETUP for it: longer than any SETUP is
+under way (T303, 4 s); a channel in use for longer is none that chan_dahdi would have dialled."""
+
+_ASK_WITHIN = 0.25
+"""Seconds a refused call may wait for the PBX to tell who is on its channel."""
+
+_SPAN = re.compile(r"DAHDI/i([0-9]{1,6})/")
+
+Event: TypeAlias = Mapping[str, str]
+Ask: TypeAlias = Callable[[str, Mapping[str, str] | None], Awaitable[Sequence[Mapping[str, str]]]]
+"""`AmiLink.collect`."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    lease: Lease[Offer]
+    rang: bool = False
+    leg: str = ""
+    """Uniqueid of the channel on the line, once it was seen where we have dialled it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    uniqueid: str
+    at: float
+
+
+class Hints:
+    """The attempts of one PBX. All methods belong to the link's loop."""
+
+    def __init__(self, distributor: Distributor, clock: Clock, ask: Ask | None = None) -> None:
+        self._distributor = distributor
+        self._now = clock
+        self._ask = ask
+        self._attempts: dict[str, _Attempt] = {}
+        self._incoming: dict[int, _Incoming] = {}
+        """By B channel the last call that came in on it."""
+        self.on_glare: Callable[[], None] = lambda: None
+        """The PBX has a call on our lines that the ledger does not know."""
+
+    # -- what the calls tell ----------------------------------------------------------------
+
+    def begin(self, caller: str, lease: Lease[Offer]) -> None:
+        """The call of this channel is being tried on a lease; the one before is over."""
+        self._attempts[caller] = _Attempt(lease)
+
+    def end(self, caller: str) -> None:
+        """Nothing more is tried for the call."""
+        self._attempts.pop(caller, None)
+
+    def rang(self, caller: str) -> bool | None:
+        """Whether the present attempt has rung; None where nobody knows."""
+        attempt = self._attempts.get(caller)
+        return True if attempt is not None and attempt.rang else None
+
+    async def is_glare(self, caller: str, lease: Lease[Offer]) -> bool:
+        """Whether an attempt that `may_be_glare` has lost its B channel to a call that came in on
+        it. May take `_ASK_WITHIN` seconds."""
+        channel = lease.channel
+        seen = self._incoming.get(channel.number)
+        found = seen is not None and seen.at >= lease.since - _SAME_MOMENT
+        if not found:
+            attempt = self._attempts.get(caller)
+            found = await self._somebody_is_on(channel.number, attempt.leg if attempt else "")
+        if found:
+            self.on_glare()
+        return found
+
+    async def _somebody_is_on(self, number: int, but: str) -> bool:
+        if self._ask is None:
+            return False
+        try:
+            async with asyncio.timeout(_ASK_WITHIN):
+                rows = await self._ask("DAHDIShowChannels", {"DAHDIChannel": str(number)})
+        except (PeerFault, TimeoutError):
+            return False  # nobody can tell: then the far end is taken at its word
+        there = {row.get("Uniqueid", "") for row in rows if _number(row) == number}
+        return bool(there - {"", but})
+
+    # -- what the link tells ----------------------------------------------------------------
+
+    def hear(self, name: str, event: Event) -> None:
+        """Take one of `HINT_EVENTS`; what is of no attempt here says nothing."""
+        if name == "DAHDIChannel":
+            self._channel(event)
+            return
+        attempt = self._attempts.get(event.get("Uniqueid", ""))
+        if attempt is None:
+            return
+        status = event.get("DialStatus", "")
+        if name == "DialEnd" and status == "ANSWER":
+            self._distributor.answered(attempt.lease, self._now())
+        elif name == "DialState" and status in _RINGS:
+            leg = event.get("DestChannel", "")
+            attempt.rang = attempt.rang or _may_be_on(attempt.lease.channel, leg)
+
+    def _channel(self, event: Event) -> None:
+        number, uniqueid = _number(event), event.get("Uniqueid", "")
+        caller = event.get("Linkedid") or uniqueid
+        if number is None or not uniqueid:
+            return
+        if caller == uniqueid:
+            self._incoming[number] = _Incoming(uniqueid, self._now())
+            return
+        attempt = self._attempts.get(caller)
+        if attempt is None:
+            return
+        channel = attempt.lease.channel
+        if number == channel.number:
+            attempt.leg = uniqueid
+        elif uniqueid == attempt.leg and self._distributor.ledger.holds(attempt.lease):
+            # The first event of a leg names the channel that was dialled: one that does not know
+            # its leg from there is of the attempt before.
+            trunk = channel.trunk
+            slot = number - trunk.first_number + 1
+            self._distributor.moved(attempt.lease, trunk.channel_id(slot))
+
+
+def may_be_glare(lease: Lease[Offer], outcome: Outcome) -> bool:
+    """Whether the attempt ended as it does for the loser of a channel."""
+    return (
+        outcome.cause in _COLLISIONS
+        and outcome.result is Result.REFUSED
+        and lease.channel.trunk.kind.is_line
+    )
+
+
+def _may_be_on(channel: Channel, leg: str) -> bool:
+    """Whether a leg of this name can be on the channel, and so of its attempt."""
+    place, trunk = place_of(leg), channel.trunk
+    if isinstance(place, str):
+        return trunk.endpoint is None or trunk.endpoint == place
+    if place is not None:
+        return not trunk.kind.is_line or channel.number == place
+    span = _SPAN.match(leg)
+    return span is None or trunk.span is None or str(trunk.span) == span[1]
+
+
+def _number(event: Event) -> int | None:
+    # "no-media (5)" is a call without a channel (on hold), "pseudo" none on a line.
+    text = event.get("DAHDIChannel", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None
