@@ -257,6 +257,7 @@ class SimulatedAsterisk:
         hold: float | None = 0.0,
         hang_up_after: float | None = None,
         span: int | None = None,
+        line_channel: int | None = None,
         brings: Brought = None,
     ) -> CallResult:
         """One call, from its arrival until its caller is released.
@@ -264,14 +265,14 @@ class SimulatedAsterisk:
         The caller hangs up `hold` seconds after the answer (None: leaves that to the far end), or
         `hang_up_after` seconds after the beginning, answered or not. Without `span` he comes from
         a SIP provider (`caller` is then the user of his From, `%0a` and the like are decoded), with
-        it from that span of the board. `brings` is what he has for a service of umpack. A call cut
-        short by `stop` or `crash` has status HANGUP and cause 0.
+        it from that span of the board, or from its `line_channel` alone. `brings` is what he has
+        for a service of umpack. Cut short by `stop` or `crash`, it has status HANGUP and cause 0.
         """
         if not self._running:
             raise StateError("the simulated PBX is down")
         line: DahdiCaller | None = None
         if span is not None:
-            found = self._lines().arrive(span, caller, called)
+            found = self._lines().arrive(span, caller, called, line_channel)
             if isinstance(found, int):
                 return CallResult(AgiStatus.HANGUP, found, None, False, (), None, 0.0)
             line = found

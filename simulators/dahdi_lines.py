@@ -120,7 +120,11 @@ class DahdiCaller:
 
 
 class DahdiLines:
-    """All spans of a board. `far_ends` says per span how the other end takes our calls."""
+    """All spans of a board. `far_ends` says per span how the other end takes our calls.
+
+    With `exclusive` our SETUPs accept no other channel (`priexclusive` of chan_dahdi). `on_setup`
+    is told each channel with a SETUP on its way: now the exchange can choose the same one.
+    """
 
     def __init__(
         self,
@@ -133,6 +137,8 @@ class DahdiLines:
         self.board = board
         self.time = time
         self.far_ends: dict[int, Behaviour] = dict(far_ends or {})
+        self.exclusive = False
+        self.on_setup: Callable[[int], None] = lambda channel: None
         self._tell = tell
         self._legs: dict[CallRef, DahdiLeg] = {}
         self._callers: dict[CallRef, DahdiCaller] = {}
@@ -193,8 +199,9 @@ class DahdiLines:
         """Send SETUP on the leg's reserved channel."""
         called = leg.channel.variables.get("DIALEDPEERNUMBER", "").partition("/")[2]
         events = self.board.outgoing(
-            self.time.now(), leg.number, caller=leg.channel.connected, called=called
-        )
+            self.time.now(), leg.number, caller=leg.channel.connected, called=called,
+            exclusive=self.exclusive,
+        )  # fmt: skip
         self._allocated.discard(leg.number)
         for event in events:
             if isinstance(event, ev.ChannelSeized) and event.direction is Direction.OUTGOING:
@@ -204,6 +211,7 @@ class DahdiLines:
                 leg.refused_at_once(event.cause)
         self._handle(events)
         if leg.ref is not None:
+            self.on_setup(leg.number)
             self._play_far_end(leg, leg.ref)
 
     def clear(self, leg: DahdiLeg, cause: int) -> None:
@@ -248,9 +256,15 @@ class DahdiLines:
 
     # --- calls in ------------------------------------------------------------------------------
 
-    def arrive(self, span: int, caller: str, called: str) -> DahdiCaller | int:
-        """SETUP from the exchange: the caller, or the cause it was refused with."""
-        events = self.board.incoming(self.time.now(), span, caller=caller, called=called)
+    def arrive(
+        self, span: int, caller: str, called: str, channel: int | None = None
+    ) -> DahdiCaller | int:
+        """SETUP from the exchange, on `channel` and no other if one is given: the caller, or the
+        cause it was refused with."""
+        events = self.board.incoming(
+            self.time.now(), span, caller=caller, called=called,
+            channel=channel, exclusive=channel is not None,
+        )  # fmt: skip
         found: DahdiCaller | int = 27
         for event in events:
             if isinstance(event, ev.CallRefused) and event.direction is Direction.INCOMING:

@@ -37,6 +37,7 @@ class CallResult:
     `sip` is the final status a SIP caller got (200, 486, 487 for his own CANCEL, ...), None for a
     caller on a line; `cause` the Q.850 cause he was released with. `served_by` is the device that
     answered (`PJSIP/um1`, `DAHDI/17`). `setup` is in real seconds, up to the answer or the refusal.
+    `rang` tells whether he heard ringing before: a 180, or an ALERTING.
     """
 
     agi_status: AgiStatus
@@ -46,6 +47,7 @@ class CallResult:
     dialled: tuple[str, ...]
     served_by: str | None
     setup: float
+    rang: bool = False
 
 
 class PbxCall:
@@ -70,6 +72,7 @@ class PbxCall:
         self._dialled: list[str] = []
         self._served_by: str | None = None
         self._answered_at: float | None = None
+        self._rang = False
         self._timers: list[Callable[[], None]] = []
         if line is not None:
             line.left = lambda cause: self.inbox.put(CallerLeft(cause))
@@ -93,6 +96,8 @@ class PbxCall:
         events, channel = self._pbx.events, self.channel
         channel.state = ChannelState.RING
         events.channel("Newchannel", channel)
+        if self._line is not None:
+            events.dahdi_channel(channel, self._line.span, self._line.channel_number)
         try:
             status = await self._agi()
             cause = await self._after_agi(status)
@@ -113,6 +118,7 @@ class PbxCall:
             dialled=tuple(self._dialled),
             served_by=self._served_by,
             setup=(self._answered_at if self._answered_at is not None else ended) - channel.born,
+            rang=self._rang,
         )
 
     def cut_short(self) -> CallResult:
@@ -192,6 +198,10 @@ class PbxCall:
         if self._hold is not None:
             self.leave_after(self._hold)
 
+    def ring(self) -> None:
+        """The caller hears that it rings."""
+        self._rang = True
+
     def caller_gone(self, cause: int) -> None:
         """The channel is hung up."""
         if not self.gone:
@@ -237,7 +247,8 @@ class PbxCall:
         if self.gone:
             self.set_variable("DIALSTATUS", "CANCEL")
             return -1
-        end = await Dialling(self._pbx, channel, self.inbox, self.answer).run(parsed)
+        dialling = Dialling(self._pbx, channel, self.inbox, self.answer, self.ring)
+        end = await dialling.run(parsed)
         if end.cause is not None:
             channel.hangup_cause = end.cause
         if end.caller_left:

@@ -17,10 +17,12 @@ from simulators.pbx_channel import ChannelState, PbxChannel, PbxTime
 
 @dataclass(frozen=True, slots=True)
 class DialArgument:
-    """`(tech, resource)` destinations, and seconds to try them for (infinite if none are named)."""
+    """`(tech, resource)` destinations, seconds to try them for (infinite if none are named), and
+    the letters of the options."""
 
     destinations: tuple[tuple[str, str], ...]
     timeout: float
+    options: str = ""
 
 
 def parse_dial(text: str) -> DialArgument | None:
@@ -38,11 +40,14 @@ def parse_dial(text: str) -> DialArgument | None:
         if not slash:
             return None
         destinations.append((tech, resource))
+    limit, _, options = rest.partition(",")
     try:
-        seconds = float(rest.partition(",")[0])
+        seconds = float(limit)
     except ValueError:
         seconds = 0.0
-    return DialArgument(tuple(destinations), seconds if seconds > 0 else math.inf)
+    return DialArgument(
+        tuple(destinations), seconds if seconds > 0 else math.inf, options.partition(",")[0]
+    )
 
 
 # --- what happens to a call --------------------------------------------------------------------
@@ -146,11 +151,13 @@ class Dialling:
         caller: PbxChannel,
         inbox: Inbox,
         on_answer: Callable[[], None],
+        on_ringing: Callable[[], None] = lambda: None,
     ) -> None:
         self._exchange = exchange
         self._caller = caller
         self._inbox = inbox
         self._on_answer = on_answer
+        self._on_ringing = on_ringing
         self._begun: list[Leg] = []
         self._alive: list[Leg] = []
         self._failed: list[int] = []
@@ -164,6 +171,8 @@ class Dialling:
         try:
             for tech, resource in argument.destinations:
                 self._begin(tech, resource)
+            if self._alive and "R" in argument.options:
+                self._on_ringing()
             if self._alive and argument.timeout < math.inf:
                 limit = exchange.time.after(
                     argument.timeout, lambda: self._inbox.put(TimedOut(self))
@@ -239,6 +248,7 @@ class Dialling:
         self._gone(leg, end.cause)
 
     def _rang(self, leg: Leg) -> None:
+        self._on_ringing()
         events = self._exchange.events
         events.channel("Newstate", leg.channel)
         events.dial_progress("DialState", self._caller, leg.channel, "RINGING")

@@ -218,6 +218,8 @@ def _reasons(row: View, now: float) -> Iterator[str]:
     if health := row["health"]:
         yield from (words for words in (health["why"], health["next"]) if words)
         yield from (f"{rest['channel']} {rest['why']}" for rest in health["resting"])
+    if row["glare"]:
+        yield f"glare {row['glare']}×, which blames nobody"
 
 
 def trunk_lines(row: View) -> list[str]:

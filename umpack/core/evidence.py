@@ -29,7 +29,7 @@ class Evidence(Fitness[Holder], Generic[Holder]):
         super().__init__()
         self.collisions: Counter[TrunkId] = Counter()
         """Attempts lost to glare, which blames nobody; many of them ask for another direction of
-        hunting."""
+        hunting. Metric and status show them."""
         self._blemished = False
         """Whether any channel has ever failed by itself."""
 

@@ -81,7 +81,7 @@ class _Now(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        """Channels by state, per pack and per trunk; health; links; what the journal lost."""
+        """Channels by state, per pack and trunk; health; glare; links; what the journal lost."""
         for kind, rows in self._rows.items():
             family = GaugeMetricFamily(
                 f"umpack_{kind}_channels", f"Channels by {kind} and state.", labels=[kind, "state"]
@@ -91,6 +91,14 @@ class _Now(Collector):
                     family.add_metric([row["id"], state], row[state])
             yield family
         yield self._states()
+        glare = CounterMetricFamily(
+            "umpack_glare",
+            "Attempts that lost their channel to a call coming in on it.",
+            labels=["trunk"],
+        )
+        for row in self._rows["trunk"]:
+            glare.add_metric([row["id"]], row["glare"])
+        yield glare
         links = GaugeMetricFamily("umpack_link_up", "AMI link of a PBX.", labels=["pbx"])
         for pbx in self._status["pbxs"]:
             links.add_metric([pbx["id"]], float(pbx["link"] == "up"))

@@ -78,8 +78,12 @@ def _choice(pack: Pack, healths: Mapping[TrunkId, TrunkHealth]) -> View:
 
 
 def trunks(distributor: Distributor, now: float) -> Iterator[View]:
-    """Every trunk: what people have set, and apart from that what its health is."""
+    """Every trunk: what people have set, and apart from that what its health is.
+
+    `glare` is how many attempts have lost their channel to a call coming in on it, since the start.
+    """
     healths, known = distributor.health, distributor.ledger.channels
+    glare = distributor.collisions
     drains = {drain.target: drain for drain in distributor.drains}
     there = tuple(known.values())  # a reload or the end of a call may change the dict
     removed: dict[str, list[Channel]] = {}
@@ -91,7 +95,7 @@ def trunks(distributor: Distributor, now: float) -> Iterator[View]:
     # Those of a trunk stand side by side, so each row costs its own channels only.
     for id_, living in groupby(there, attrgetter("trunk.id")):
         channels = [*living, *removed.pop(id_, ())]
-        yield _trunk(id_, channels, drains, healths.get(id_), now)
+        yield _trunk(id_, channels, drains, healths.get(id_), now, glare[TrunkId(id_)])
     for id_, channels in removed.items():
         yield _trunk(id_, channels, drains, None, now)
 
@@ -102,6 +106,7 @@ def _trunk(
     drains: Mapping[str, Drain],
     health: TrunkHealth | None,
     now: float,
+    glare: int = 0,
 ) -> View:
     trunk = channels[0].trunk
     return {
@@ -110,6 +115,7 @@ def _trunk(
         "pbx": trunk.pbx,
         "administration": _administration(id_, channels, drains),
         "health": None if health is None else _health(health, channels, now),
+        "glare": glare,
         **_counts(channels),
     }
 
@@ -179,7 +185,8 @@ def trunk(distributor: Distributor, id_: str, now: float) -> View | None:
         return None
     channels = [c for c in distributor.ledger.channels.values() if c.trunk.id == id_]
     drains = {drain.target: drain for drain in distributor.drains}
-    return _trunk(id_, channels, drains, health, now)
+    glare = distributor.collisions[TrunkId(id_)]
+    return _trunk(id_, channels, drains, health, now, glare)
 
 
 def change(change: HealthChange) -> View:
