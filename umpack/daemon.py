@@ -145,7 +145,7 @@ class Daemon:
                 await self.messages.open()
             undo.push_async_callback(self._close_drivers)
             for plan in plans(self.configuration):
-                await self._start_driver(plan)
+                await self._start_driver(plan, resumed=self._records.resumed)
             if self.messages:
                 await self.messages.start()
             await self._control.start()
@@ -190,8 +190,10 @@ class Daemon:
             self._hurrying.set()
         self._stopping.set()
 
-    async def _start_driver(self, plan: AsteriskPlan) -> AsteriskDriver:
-        driver = AsteriskDriver(plan, self.distributor, clock.now, reception=self._reception)
+    async def _start_driver(self, plan: AsteriskPlan, *, resumed: bool = False) -> AsteriskDriver:
+        driver = AsteriskDriver(
+            plan, self.distributor, clock.now, reception=self._reception, resumed=resumed
+        )
         try:
             await driver.start()
         except OurFault:

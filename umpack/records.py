@@ -41,6 +41,8 @@ class Records:
         self.metrics = Metrics()
         self.history = History()
         self.journal: Journal
+        self.resumed = False
+        """There was a run before this one, whose calls may live on in the PBXs."""
         self._distributor = distributor
         self._node = node
         self._plan = plan
@@ -57,6 +59,7 @@ class Records:
         for aside in self.journal.moved_aside:
             logger.error("the journal was damaged: kept as {}, a new one begun", aside)
         state = await asyncio.to_thread(self.journal.load_state)
+        self.resumed = bool(state.pointers or state.drains or state.trunks)
         self._distributor.restore(state.drains, state.pointers.items())
         self._distributor.remembered(state.trunks, clock.now())
 

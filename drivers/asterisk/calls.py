@@ -107,7 +107,7 @@ class CallHandler:
         self._reception = reception
         self._distributor = distributor
         self._now = clock
-        self._hints = hints or Hints(distributor, clock)
+        self._hints = hints or Hints(pbx, distributor, clock)
         self._ready = ready
         self._serial = 0
 
@@ -143,6 +143,8 @@ class CallHandler:
                 if not distributor.ledger.holds(ended):
                     return  # the reconciler has ended it, and the call with it
                 decision = distributor.outcome(ended, outcome, now())
+                if outcome.glare:
+                    self._hints.lost(ended.channel)
             if not agi.hung_up:
                 await self._hang_up(agi, decision)
         finally:

@@ -75,7 +75,7 @@ class AsteriskDriver:
         self._ami: AmiLink | None = None
         if plan.ami:
             self._ami = AmiLink(plan.ami, events=WANTED_EVENTS)
-        self._hints = Hints(distributor, clock, self._ami.collect if self._ami else None)
+        self._hints = Hints(plan.pbx, distributor, clock, self._ami.collect if self._ami else None)
         self._waits = resumed and self._ami is not None
         self._ready_by = inf
         self._calls = CallHandler(
@@ -88,7 +88,7 @@ class AsteriskDriver:
             self._reconciler = Reconciler(
                 distributor, self._ami, plan.pbx, clock, lambda: self._calls.served
             )
-            self._hints.on_glare = self._reconciler.hurry
+            self._hints.on_adopted = self._reconciler.hurry
             self._order_keeper = LastOrderKeeper(distributor, self._ami, plan.pbx)
         self._hinted = False
         """The link has told of an answer since it came up."""

@@ -4,27 +4,32 @@ Hints only: each may be late, lost, or of the attempt before. What comes without
 answers to a call's own commands, and the ledger is right without any of them: a call that was moved
 unheard is found by the next pass over the PBX's channels.
 
-Glare is worked out here as well. Where an exchange has cleared our call with 34 or 44, and another
-call sits on the very channel, both ends had chosen it at the same moment (Q.931 5.7): that says
-nothing against channel or trunk. `DAHDIChannel` names the channel of every call as it begins; where
-it has not come yet, the PBX is asked, for a moment.
+A call that comes in on a line of ours takes its B channel there. `DAHDIChannel` names it as the
+call begins, so it is adopted at once: until the next pass, calls out would be given that channel
+and, where the exchange calls a lot, one after the other. The passes tell when it is over.
+
+Where an exchange has cleared our call with 34 or 44, and another call sits on the very channel,
+both ends had chosen it at the same moment (glare, Q.931 5.7): that says nothing against channel or
+trunk. If the event of that other call has not come yet, the PBX is asked, for a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from drivers.asterisk.occupancy import place_of
 from drivers.base import Clock
+from umpack.core.calls import Call, CallId
 from umpack.core.causes import Outcome, Result
-from umpack.core.channel import Channel
+from umpack.core.channel import Channel, ChannelId
 from umpack.core.distributor import Distributor, Offer
 from umpack.core.errors import PeerFault
 from umpack.core.ledger import Lease
+from umpack.core.trunk import PbxId
 
 HINT_EVENTS: Final = frozenset({"DAHDIChannel", "DialEnd", "DialState"})
 """All events that `Hints.hear` understands."""
@@ -59,22 +64,25 @@ class _Attempt:
 
 @dataclass(frozen=True, slots=True)
 class _Incoming:
-    uniqueid: str
+    call: Call
     at: float
 
 
 class Hints:
     """The attempts of one PBX. All methods belong to the link's loop."""
 
-    def __init__(self, distributor: Distributor, clock: Clock, ask: Ask | None = None) -> None:
+    def __init__(
+        self, pbx: PbxId, distributor: Distributor, clock: Clock, ask: Ask | None = None
+    ) -> None:
+        self._pbx = pbx
         self._distributor = distributor
         self._now = clock
         self._ask = ask
         self._attempts: dict[str, _Attempt] = {}
         self._incoming: dict[int, _Incoming] = {}
         """By B channel the last call that came in on it."""
-        self.on_glare: Callable[[], None] = lambda: None
-        """The PBX has a call on our lines that the ledger does not know."""
+        self.on_adopted: Callable[[], None] = lambda: None
+        """Told when a call was adopted here: passes have to tell its end."""
 
     # -- what the calls tell ----------------------------------------------------------------
 
@@ -94,15 +102,20 @@ class Hints:
     async def is_glare(self, caller: str, lease: Lease[Offer]) -> bool:
         """Whether an attempt that `may_be_glare` has lost its B channel to a call that came in on
         it. May take `_ASK_WITHIN` seconds."""
-        channel = lease.channel
-        seen = self._incoming.get(channel.number)
-        found = seen is not None and seen.at >= lease.since - _SAME_MOMENT
-        if not found:
-            attempt = self._attempts.get(caller)
-            found = await self._somebody_is_on(channel.number, attempt.leg if attempt else "")
-        if found:
-            self.on_glare()
-        return found
+        if self._has_come(lease.channel.number, lease):
+            return True
+        attempt = self._attempts.get(caller)
+        return await self._somebody_is_on(lease.channel.number, attempt.leg if attempt else "")
+
+    def lost(self, channel: Channel) -> None:
+        """The attempt that lost this channel to glare is over: whose it is, is adopted there."""
+        if channel.lease is None and (seen := self._incoming.get(channel.number)):
+            self._adopt(channel.id, seen.call)
+
+    def _has_come(self, number: int, lease: Lease[Offer]) -> bool:
+        """Whether somebody has come in on the B channel since about when the lease began."""
+        seen = self._incoming.get(number)
+        return seen is not None and seen.at >= lease.since - _SAME_MOMENT
 
     async def _somebody_is_on(self, number: int, but: str) -> bool:
         if self._ask is None:
@@ -112,8 +125,11 @@ class Hints:
                 rows = await self._ask("DAHDIShowChannels", {"DAHDIChannel": str(number)})
         except (PeerFault, TimeoutError):
             return False  # nobody can tell: then the far end is taken at its word
-        there = {row.get("Uniqueid", "") for row in rows if _number(row) == number}
-        return bool(there - {"", but})
+        for row in rows:
+            if _number(row) == number and row.get("Uniqueid", "") not in ("", but):
+                self._incoming[number] = _Incoming(self._call(row), self._now())
+                return True
+        return False
 
     # -- what the link tells ----------------------------------------------------------------
 
@@ -138,7 +154,10 @@ class Hints:
         if number is None or not uniqueid:
             return
         if caller == uniqueid:
-            self._incoming[number] = _Incoming(uniqueid, self._now())
+            call = self._call(event)
+            self._incoming[number] = _Incoming(call, self._now())
+            for id_ in self._channels(number):
+                self._adopt(id_, call)
             return
         attempt = self._attempts.get(caller)
         if attempt is None:
@@ -149,9 +168,26 @@ class Hints:
         elif uniqueid == attempt.leg and self._distributor.ledger.holds(attempt.lease):
             # The first event of a leg names the channel that was dialled: one that does not know
             # its leg from there is of the attempt before.
-            trunk = channel.trunk
+            slot = number - channel.trunk.first_number + 1
+            self._distributor.moved(attempt.lease, channel.trunk.channel_id(slot))
+            if self._has_come(channel.number, attempt.lease):
+                self.lost(channel)  # ours was moved because of it, and this is told last
+
+    def _channels(self, number: int) -> Iterator[ChannelId]:
+        for trunk in self._distributor.site.trunks.values():
             slot = number - trunk.first_number + 1
-            self._distributor.moved(attempt.lease, trunk.channel_id(slot))
+            if trunk.pbx == self._pbx and trunk.kind.is_line and slot in trunk.slots:
+                yield trunk.channel_id(slot)
+
+    def _adopt(self, id_: ChannelId, call: Call) -> None:
+        if self._distributor.adopt(id_, call, self._now()):
+            self.on_adopted()
+
+    def _call(self, event: Event) -> Call:
+        id_ = CallId(f"{self._pbx}-{event.get('Uniqueid', '')}-adopted")
+        caller = event.get("CallerIDNum", "")
+        caller = "" if caller == "<unknown>" else caller
+        return Call(id_, self._pbx, event.get("Exten", ""), caller, "", event.get("Channel", ""))
 
 
 def may_be_glare(lease: Lease[Offer], outcome: Outcome) -> bool:

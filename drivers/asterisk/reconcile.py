@@ -123,6 +123,8 @@ def compare(
     for lease in mine:
         if lease.pack is None:
             occupant = by_id.get(uniqueid_of(lease.holder.call))
+            if lease.since > asked:
+                continue  # the list is older, and cannot have it
             if occupant is None or not _is_on(lease.channel, occupant):
                 over.append(lease.token)
             else:
@@ -292,7 +294,7 @@ class Reconciler:
         return max(ADOPTED_EVERY if adopted else EVERY, self._took / _LOAD)
 
     def hurry(self) -> None:
-        """Somebody is on our lines whom the ledger does not know: pass soon."""
+        """Somebody was adopted whose end only a pass can tell: pass soon."""
         self._due = min(self._due, self._looked + max(_HURRY, self._took / _LOAD))
 
     async def run(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 
 from loguru import logger
@@ -22,7 +22,7 @@ from simulators.ami_events import PbxEvents
 from simulators.ami_server import AmiServer, AmiSession, Headers, message
 from simulators.asterisk import PbxPlan, SimulatedAsterisk
 from simulators.board import Board
-from simulators.endpoints import Answer, Unreachable
+from simulators.endpoints import Answer, Behaviour, Unreachable
 from simulators.line import Defect, Kind, SpanSpec
 from simulators.pbx_call import CallResult
 from tests import sites
@@ -161,37 +161,69 @@ async def umpack(
     times: PollTimes = TIMES,
     policy: HealthPolicy | None = None,
     speed: float = SPEED,
+    answer_within: float = 20.0,
+    far_ends: Mapping[int, Behaviour] | None = None,
 ) -> AsyncIterator[Rig]:
     trunks = list(trunks)
-    pack = sites.plan("um", sites.all_of(*trunks))
+    pack = sites.plan("um", sites.all_of(*trunks), answer_within=answer_within, setup_budget=60.0)
     distributor = Distributor(sites.site(trunks, [pack], policy=policy))
+    async with (
+        pbx_of(trunks, specs, speed, far_ends) as pbx,
+        beside(pbx, distributor, times=times) as rig,
+    ):
+        yield rig
+
+
+@contextlib.asynccontextmanager
+async def pbx_of(
+    trunks: Iterable[Trunk],
+    specs: list[SpanSpec],
+    speed: float = SPEED,
+    far_ends: Mapping[int, Behaviour] | None = None,
+) -> AsyncIterator[Asterisk]:
+    """A PBX that has what these trunks need."""
     pbx = Asterisk(speed)
-    real = PollTimes(**{name: each / speed for name, each in asdict(times).items()})
     async with pbx:
         if specs:
-            pbx.attach(Board(specs))
+            pbx.attach(Board(specs), far_ends)
         for trunk in trunks:
             if trunk.endpoint:
-                pbx.add_endpoint(trunk.endpoint)
-        ami = AmiAddress("127.0.0.1", pbx.ami.port, "umpack", "umpack")
-        plan = AsteriskPlan(sites.MAIN, "127.0.0.1", 0, ami)
-        driver = AsteriskDriver(plan, distributor, lambda: 1e6 + pbx.time.now(), real)
-        rig = Rig(pbx, distributor, driver)
-        sink = logger.add(lambda line: rig.log.append(str(line)), level="WARNING")
-        await driver.start()
-        pbx.agi_to("127.0.0.1", driver.agi_port)
-        ticking = asyncio.create_task(_tick(rig))
-        watching = asyncio.create_task(driver.watch())
-        try:
+                pbx.add_endpoint(trunk.endpoint, capacity=len(trunk.slots))
+        yield pbx
+
+
+@contextlib.asynccontextmanager
+async def beside(
+    pbx: Asterisk,
+    distributor: Distributor,
+    *,
+    times: PollTimes = TIMES,
+    resumed: bool = False,
+    linked: bool = True,
+) -> AsyncIterator[Rig]:
+    """The driver, its link up if it is to be `linked` at once. Ends as killed: calls go on."""
+    speed = pbx.plan.speed
+    real = PollTimes(**{name: each / speed for name, each in asdict(times).items()})
+    ami = AmiAddress("127.0.0.1", pbx.ami.port, "umpack", "umpack")
+    plan = AsteriskPlan(sites.MAIN, "127.0.0.1", 0, ami)
+    driver = AsteriskDriver(plan, distributor, lambda: 1e6 + pbx.time.now(), real, resumed=resumed)
+    rig = Rig(pbx, distributor, driver)
+    sink = logger.add(lambda line: rig.log.append(str(line)), level="WARNING")
+    await driver.start()
+    pbx.agi_to("127.0.0.1", driver.agi_port)
+    ticking = asyncio.create_task(_tick(rig))
+    watching = asyncio.create_task(driver.watch())
+    try:
+        if linked:
             await rig.up()
-            yield rig
-            assert not watching.done(), watching
-        finally:
-            ticking.cancel()
-            await driver.close(0.0)
-            watching.cancel()
-            await asyncio.gather(ticking, watching, return_exceptions=True)
-            logger.remove(sink)
+        yield rig
+        assert not watching.done(), watching
+    finally:
+        ticking.cancel()
+        await driver.close(0.0)
+        watching.cancel()
+        await asyncio.gather(ticking, watching, return_exceptions=True)
+        logger.remove(sink)
 
 
 async def _tick(rig: Rig) -> None:
