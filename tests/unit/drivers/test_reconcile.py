@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
 
@@ -15,6 +15,7 @@ from drivers.asterisk.ami import AmiAddress, AmiEvent, AmiLink, AmiRefused, Back
 from drivers.asterisk.calls import uniqueid_of
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
 from drivers.asterisk.occupancy import Occupant, Place
+from drivers.asterisk.outage import BELIEVED_FOR, GIVEN_UP, Outage
 from drivers.asterisk.reconcile import (
     ADOPTED_EVERY,
     EVERY,
@@ -202,6 +203,53 @@ class TestAdoption:
         findings = look(distributor, [stranger("4", "a")], earlier=Memory())
         assert findings == Findings((), (), (), (), UNKNOWN)
 
+    def test_a_list_that_is_older_than_an_adoption_does_not_end_it(self) -> None:
+        distributor = Distributor(one_pack(LINE))
+        call_id = CallId("main-4-adopted")
+        distributor.adopt(ChannelId("line:2"), Call(call_id, MAIN, ""), NOW + 0.1)
+        assert look(distributor, [], asked=NOW).over == ()
+        assert len(look(distributor, [], asked=NOW + 0.2).over) == 1
+
+
+class TestMoves:
+    """B channels change during setup (Q.931 5.2.3), and the event that tells may be lost."""
+
+    def found(
+        self, distributor: Distributor, present: Sequence[Occupant], times: int = 2
+    ) -> list[tuple[str, str]]:
+        memory = UNKNOWN
+        for _ in range(times):
+            findings = look(distributor, present, earlier=memory)
+            memory = findings.memory
+        return [(lease.channel.id, id_) for lease, id_ in findings.moved]
+
+    def test_a_leg_seen_elsewhere_twice_takes_its_lease_along(self) -> None:
+        distributor = Distributor(one_pack(LINE))
+        offered(distributor, "1")
+        present = [caller("1"), leg("2", "1", 3)]
+        assert self.found(distributor, present, 1) == []
+        assert look(distributor, present).doubtful  # so there will be a second look
+        assert self.found(distributor, present) == [("line:1", "line:3")]
+        assert self.found(distributor, [caller("1"), leg("2", "1", 1)]) == []
+
+    def test_where_nobody_can_tell_it_stays(self) -> None:
+        distributor = Distributor(one_pack(LINE, A))
+        offered(distributor, "1")
+        for place in (None, "a"):
+            assert self.found(distributor, [caller("1"), leg("2", "1", place)]) == []
+        two = [caller("1"), leg("2", "1", 3), leg("3", "1", 2)]
+        assert self.found(distributor, two) == []
+        joined = [caller("1"), replace(leg("2", "1", 3), dialled=False)]
+        assert self.found(distributor, joined) == []
+
+    def test_who_is_on_the_channel_it_left_is_adopted_there(self) -> None:
+        distributor = Distributor(one_pack(LINE))
+        offered(distributor, "1")
+        present = [caller("1"), leg("2", "1", 3), stranger("9", 1)]
+        first = look(distributor, present)
+        second = look(distributor, present, earlier=first.memory)
+        assert adoptions(second) == [("line:1", "9")]
+
 
 class TestLeaks:
     def test_a_lease_without_a_leg_in_two_passes_has_leaked(self) -> None:
@@ -322,6 +370,13 @@ class World:
         self.rows[call.leg.uniqueid] = call.leg
         self.made[call.leg.uniqueid] = inf
 
+    def leg_moves(self, call: Running) -> None:
+        """The far end puts it on another channel, and no event tells."""
+        place = self.free_place()
+        if call.leg is not None and isinstance(call.leg.place, int) and isinstance(place, int):
+            call.leg = replace(call.leg, place=place)
+            self.rows[call.leg.uniqueid] = call.leg
+
     def leg_ends(self, call: Running) -> None:
         if call.leg is not None:
             self.dying[call.leg.uniqueid] = self.now + self.dice.choice([0.0, 0.25])
@@ -377,12 +432,17 @@ class World:
         assert set(findings.leaked) <= lost, "a living lease was freed"
         for token in findings.leaked:
             self.distributor.abandon(token, self.now, LEAKED)
+        for lease, id_ in findings.moved:
+            call = self.calls[uniqueid_of(lease.holder.call)]
+            assert call.lease is lease, "a lease was moved by another's leg"
+            self.distributor.moved(lease, id_)
         for id_, occupant in findings.adopt:
             over = self.made.get(occupant.uniqueid)
             # Only the first pass may take a dying leg for a call from before.
             assert over is None or (first and over < asked), "our own leg was adopted"
-            call = Call(CallId(f"main-{occupant.uniqueid}-adopted"), MAIN, "")
-            assert self.distributor.adopt(id_, call, self.now) is not None
+            stranger = Call(CallId(f"main-{occupant.uniqueid}-adopted"), MAIN, "")
+            adopted = self.distributor.adopt(id_, stranger, self.now)
+            assert adopted is not None or findings.moved
 
     def bury(self) -> None:
         for uniqueid in [uid for uid, end in self.dying.items() if end <= self.now]:
@@ -414,6 +474,8 @@ class World:
             self.stranger_comes()
         elif chance < 0.4:
             self.somebody_leaves()
+        elif chance < 0.42 and living:
+            self.leg_moves(self.dice.choice(living))
         elif chance < 0.43 and living:
             self.connection_is_lost(self.dice.choice(living))
         elif chance < 0.44:
@@ -451,6 +513,9 @@ def test_no_living_lease_is_freed_and_no_leg_of_ours_is_adopted(seed: int) -> No
     numbers = {row.place for row in world.rows.values()}
     for call in own:
         assert call.leg is not None or call.lease.channel.number in numbers
+        if call.leg is not None and isinstance(call.leg.place, int):
+            kind = call.lease.channel.trunk.kind
+            assert kind is TrunkKind.SIP or call.lease.channel.number == call.leg.place
     adopted = {
         uniqueid_of(lease.holder.call): lease.channel
         for lease in world.distributor.ledger
@@ -560,6 +625,48 @@ class TestPasses:
             await asyncio.sleep(0.25)
             assert len(lists.asked) == count
             lists.version = "11.0.0"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class TestOutage:
+    def test_it_is_over_after_a_time_in_which_calls_come(self) -> None:
+        outage = Outage()
+        assert not outage.look(NOW, 10)
+        assert not outage.look(NOW + BELIEVED_FOR - 1, 12)
+        assert not outage.look(NOW + BELIEVED_FOR, 12), "no call has come since"
+        assert outage.look(NOW + BELIEVED_FOR + 60, 13)
+        outage.over()
+        assert not outage.look(NOW + BELIEVED_FOR + 61, 14)
+        assert not outage.look(NOW + 2 * BELIEVED_FOR, 15)
+
+    async def test_adopted_calls_are_given_up_and_others_are_not(self) -> None:
+        other = trunk("o", 1, pbx=PbxId("other"))
+        distributor = Distributor(one_pack(A, other))
+        lists = Lists(row("1.1", "PJSIP/a-00000001"))
+        time, calls = NOW, 5
+        reconciler = Reconciler(distributor, lists, MAIN, lambda: time, lambda: calls)
+        distributor.adopt(
+            ChannelId("o:1"), Call(CallId("other-4-adopted"), PbxId("other"), ""), NOW
+        )
+        own = offered(distributor, "7")
+        task = asyncio.create_task(reconciler.run())
+        await until(lambda: len(distributor.ledger) == 3)
+        lists.version = ""
+        await asyncio.sleep(0.25)
+        time += BELIEVED_FOR
+        await asyncio.sleep(0.25)
+        assert len(distributor.ledger) == 3, "the PBX may be restarting"
+        with logged("WARNING") as lines:
+            calls += 1
+            await until(lambda: len(distributor.ledger) == 2)
+        assert {lease.channel.id for lease in distributor.ledger} == {own.channel.id, "o:1"}
+        assert len(lines) == 1
+        (record,) = distributor.take_records()
+        assert (record.ending, record.why) == (Ending.ADOPTED, f"{GIVEN_UP} (a:3)")
+        # It lives: when the link is back it is found again.
+        lists.version = "11.0.0"
+        await until(lambda: len(distributor.ledger) == 3)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
