@@ -209,6 +209,19 @@ async def test_servers_that_only_ring_are_left_after_answer_within(pbx: Contract
         assert QUICK <= record.attempts[0].ended - record.attempts[0].started < QUICK + 5.0
 
 
+async def test_whether_it_rang_is_known(pbx: ContractPbx) -> None:
+    """By the far end's own last word: no event of the manager's is needed."""
+    endpoints: Servers = {"a": Ring(), "b": Reject(480)}
+    plan = sites.plan("um", sites.all_of(A, B), answer_within=QUICK)
+    async with umpack_with(pbx, endpoints, site_of([A, B], [plan])) as umpack:
+        assert (await pbx.call(NUMBER)).status == 480
+        await umpack.check_clean(1)
+        (record,) = umpack.records()
+        rung, refused = (attempt.outcome for attempt in record.attempts)
+        assert (rung.result, rung.rang) == (Result.TIMED_OUT, True)
+        assert (refused.sip, refused.rang) == (480, None)
+
+
 async def test_when_a_later_server_answered_is_known(pbx: ContractPbx) -> None:
     endpoints: Servers = {"a": Ring(), "b": Answer()}
     plan = sites.plan("um", sites.all_of(A, B), answer_within=QUICK)

@@ -191,17 +191,26 @@ class Server(Sipp):
         return cls("uas_hangup", fill, port)
 
     @classmethod
-    def rejecting(cls, code: int, port: int | None = None, *, after_ms: int = 1) -> Server:
-        """Refuse every call with the SIP status `code`, `after_ms` after its INVITE."""
+    def rejecting(
+        cls, code: int, port: int | None = None, *, after_ms: int = 1, rings: bool = False
+    ) -> Server:
+        """Refuse every call with the SIP status `code`, `after_ms` after its INVITE; silent until
+        then, or ringing."""
         known = {status.value: status.phrase for status in HTTPStatus}
         phrase = SIP_PHRASES.get(code) or known.get(code, "Refused")
         fill = {"ring_ms": str(max(1, after_ms)), "code": str(code), "phrase": phrase}
-        return cls("uas_reject", fill, port)
+        return cls("uas_decline" if rings else "uas_reject", fill, port)
 
     @classmethod
     def ringing(cls, port: int | None = None) -> Server:
         """Ring until the PBX cancels."""
         return cls("uas_ring", {}, port)
+
+    @classmethod
+    def quiet(cls, port: int | None = None, *, after_ms: int = 1, early: bool = False) -> Server:
+        """Answer `after_ms` after the INVITE without ever ringing, with early media if wanted."""
+        scenario = "uas_early" if early else "uas_quiet"
+        return cls(scenario, {"ring_ms": str(max(1, after_ms))}, port)
 
     def calls(self) -> list[ServedCall]:
         """Calls offered to this server so far, in order of their INVITEs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -207,3 +208,73 @@ async def _is(lab: Lab, endpoint: str, wanted: str) -> None:
     async with asyncio.timeout(20):
         while await _device_state(lab, endpoint) != wanted:  # noqa: ASYNC110 - a CLI has no event
             await asyncio.sleep(0.2)
+
+
+# --- what the caller hears ----------------------------------------------------------------------
+
+HEARD = SITE.replace("answer_within: 5s", "answer_within: 1s")
+
+
+def silent(port: int) -> socket.socket:
+    """A server that is there and says nothing at all."""
+    there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    there.bind(("127.0.0.1", port))
+    return there
+
+
+@pytest.fixture
+def fresh(pbx_root: Root) -> Iterator[Lab]:
+    # Of its own: Asterisk repeats an INVITE nobody answers for 32 s. And without qualifying, by
+    # which the silent server would not be rung at all.
+    peers = [SipPeer(name, free_port()) for name in ("um1", "um2")]
+    with patient(Lab(pbx_root, LabConfig("[from-line]\n", peers=peers))) as lab:
+        yield lab
+
+
+async def heard(lab: Lab) -> list[int]:
+    """What a caller is told before and with the answer, but for 100 Trying."""
+    (result,) = await asyncio.to_thread(Caller("100", hold_ms=50).run, lab.sip_port)
+    assert result.final == 200
+    return [code for code in result.codes if code != 100]
+
+
+async def test_behind_a_dead_server_the_caller_hears_ringing(fresh: Lab, stack: ExitStack) -> None:
+    stack.enter_context(silent(port_of(fresh, "um1")))
+    stack.enter_context(Server.quiet(port_of(fresh, "um2"), after_ms=300))
+    async with umpack(fresh, HEARD) as beside:
+        assert await heard(fresh) == [180, 200]
+        await beside.idle()
+        (record,) = beside.records
+        assert [attempt.trunk for attempt in record.attempts] == ["um1", "um2"]
+
+
+async def test_early_media_of_a_second_server_is_not_cut(fresh: Lab, stack: ExitStack) -> None:
+    stack.enter_context(silent(port_of(fresh, "um1")))
+    stack.enter_context(Server.quiet(port_of(fresh, "um2"), after_ms=300, early=True))
+    async with umpack(fresh, HEARD) as beside:
+        assert await heard(fresh) == [180, 183, 200]
+        await beside.idle()
+
+
+async def test_whose_first_server_answers_hears_nothing_of_ours(
+    fresh: Lab, stack: ExitStack
+) -> None:
+    stack.enter_context(Server.quiet(port_of(fresh, "um1")))
+    async with umpack(fresh, HEARD) as beside:
+        assert await heard(fresh) == [200]
+        await beside.idle()
+
+
+@pytest.mark.parametrize("rings", [True, False])
+async def test_whether_a_server_rang_before_it_refused_is_known(
+    fresh: Lab, stack: ExitStack, *, rings: bool
+) -> None:
+    """Its own last word is the refusal; that it rang before is the manager's hint."""
+    port = port_of(fresh, "um1")
+    stack.enter_context(Server.rejecting(480, port, after_ms=1000, rings=rings))
+    async with umpack(fresh, SITE) as beside:
+        (result,) = await asyncio.to_thread(Caller("100").run, fresh.sip_port)
+        assert result.final == 480
+        await beside.idle()
+        (attempt,) = beside.records[0].attempts
+        assert (attempt.outcome.sip, attempt.outcome.rang) == (480, True if rings else None)

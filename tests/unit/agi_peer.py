@@ -40,7 +40,7 @@ class Caller:
     async def dialled(self) -> str:
         """Serve commands up to the next EXEC Dial, which stays unanswered; gives what to dial."""
         while line := await self._command():
-            if found := re.fullmatch(r'EXEC "?Dial"? "?([^,"]*),([0-9.]+)"?', line):
+            if found := re.fullmatch(r'EXEC "?Dial"? "?([^,"]*),([0-9.]+)(?:,R)?"?', line):
                 self.dials.append(found[1])
                 return found[1]
             self._answer(line)

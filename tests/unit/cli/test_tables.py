@@ -168,6 +168,10 @@ def test_health_in_the_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert squeezed("red (span 4)") in squashed
     assert squeezed("e:1 rests 60 s, 1st time, 3× cause 44") in squashed
     assert "inservice" in squashed
+    assert "glare" not in squashed
+    distributor.collisions[TrunkId("a")] = 3
+    tables.trunks(list(views.trunks(distributor, 4.0)))
+    assert squeezed("glare 3×, which blames nobody") in squeezed(capsys.readouterr().out)
     tables.trunks([])
     assert capsys.readouterr().out == "no trunks\n"
 

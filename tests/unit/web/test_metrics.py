@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.sites import ANSWERED, call, one_pack, refused, take, trunk
 from umpack.core.administration import Drain
+from umpack.core.causes import Outcome, Result
 from umpack.core.channel import ChannelId
 from umpack.core.distributor import Distributor
 from umpack.core.health_states import HealthState
@@ -68,6 +69,16 @@ def test_health_is_shown_and_its_changes_counted() -> None:
     assert {labels for labels, value in shown.items() if value} == {
         frozenset({"a", "ejected"}), frozenset({"b", "up"}),
     }  # fmt: skip
+
+
+def test_glare_is_counted_by_trunk() -> None:
+    distributor, metrics = Distributor(one_pack(trunk("a", 3), trunk("b", 3))), Metrics()
+    for _ in range(2):
+        glare = Outcome(Result.REFUSED, 34, glare=True)
+        distributor.outcome(take(distributor).lease, glare, 1.0)
+    found = samples(metrics, distributor)
+    assert found["umpack_glare_total", frozenset({"a"})] == 2
+    assert found["umpack_glare_total", frozenset({"b"})] == 0
 
 
 def test_leaks_and_adopted_calls_are_counted() -> None:

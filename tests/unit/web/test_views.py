@@ -16,6 +16,7 @@ from tests.sites import (
     trunk,
 )
 from umpack.core.administration import Drain
+from umpack.core.causes import Outcome, Result
 from umpack.core.distributor import Distributor
 from umpack.core.health_states import AlarmKind
 from umpack.core.pack import Strategy
@@ -92,6 +93,12 @@ def test_trunks() -> None:
     assert b["administration"]["state"] == "out of service"
     assert b["health"]["state"] == "up"
     assert views.trunk(distributor, "c", 1.0) is None
+    assert (a["glare"], b["glare"]) == (0, 0)
+    glare = Outcome(Result.REFUSED, 44, glare=True)
+    distributor.enable("b")
+    distributor.outcome(take(distributor).lease, glare, 2.0)
+    assert [row["glare"] for row in views.trunks(distributor, 2.0)] == [0, 1]
+    assert (views.trunk(distributor, "b", 2.0) or {})["glare"] == 1
 
 
 def test_health_and_administration_are_two_things() -> None:
