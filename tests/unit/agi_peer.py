@@ -120,12 +120,25 @@ async def placed(
     port: int, called: str = "100", caller: str = "0301234", name: str = "Someone"
 ) -> Caller:
     """A call that has come to AGI() in the dialplan of a PBX. ConnectionError: nobody listens."""
+    return await _arrived(port, "umpack", called, caller, name)
+
+
+async def takes_calls(port: int) -> None:
+    """Wait as long as umpack leaves calls to the dialplan, which is what this asks it first."""
+    while True:
+        async with await _arrived(port, "alive", "100", "", "") as question:
+            if await question.reader.readline() != b"failure\n":
+                return
+        await asyncio.sleep(0.02)
+
+
+async def _arrived(port: int, script: str, called: str, caller: str, name: str) -> Caller:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     uniqueid = f"1732270000.{next(_serials)}"
     environment = {
         "network": "yes",
-        "network_script": "umpack",
-        "request": f"agi://127.0.0.1:{port}/umpack",
+        "network_script": script,
+        "request": f"agi://127.0.0.1:{port}/{script}",
         "channel": f"PJSIP/in-{uniqueid}",
         "language": "en",
         "type": "PJSIP",

@@ -17,6 +17,7 @@ from typing import Any
 
 from loguru import logger
 
+from tests.unit.agi_peer import takes_calls
 from umpack.config import load
 from umpack.daemon import Daemon
 from umpack.log import LogOutput
@@ -98,13 +99,15 @@ async def daemon_of(
     notifier: Notifier | None = None,
     log: LogOutput | None = None,
 ) -> AsyncIterator[RunningDaemon]:
-    """Start to stop; at the end no task is left over."""
+    """Start, until it takes calls, to stop; at the end no task is left over."""
     file = directory / "umpack.yaml"
     if configuration or not file.exists():
         file.write_text(configuration or text())
-    before = asyncio.all_tasks()
+    before, resumed = asyncio.all_tasks(), (directory / "j.db").exists()
     daemon = await daemon_at(file, notifier=notifier, log=log)
     async with daemon:
+        if resumed:
+            await takes_calls(port_of(daemon))
         yield RunningDaemon(daemon, file)
     assert asyncio.all_tasks() - before == set()
 
@@ -198,10 +201,12 @@ class Program:
         return "".join(self.lines)
 
     async def port(self, name: str = "main") -> int:
-        """Where it takes calls."""
+        """Where it takes calls, when it does."""
         status = (await self.umpack("status", "--json")).json
         found = [link["agi"] for link in status["pbxs"] if link["id"] == name]
-        return int(found[0].rpartition(":")[2])
+        port = int(found[0].rpartition(":")[2])
+        await takes_calls(port)
+        return port
 
     async def umpack(self, *arguments: str) -> Ran:
         """Ask it something."""

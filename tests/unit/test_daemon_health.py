@@ -14,11 +14,13 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from tests.sites import call, take
-from tests.unit.agi_peer import placed
+from tests.unit.agi_peer import placed, takes_calls
 from tests.unit.daemons import (
     RunningDaemon,
+    daemon_at,
     daemon_of,
     logged,
+    port_of,
     program,
     text,
     until,
@@ -271,3 +273,18 @@ async def test_leaks_are_loud_and_adopted_calls_are_counted(tmp_path: Path) -> N
     assert "umpack_adopted_calls_total 1.0\n" in metrics
     calls = [line.split()[0] for line in lines if " call " in line]
     assert sorted(calls) == ["INFO", "WARNING"]
+
+
+async def test_after_a_restart_calls_are_the_dialplans_until_the_living_are_known(
+    tmp_path: Path,
+) -> None:
+    """There is no manager here to tell of them, so for a second; a first start waits for nobody."""
+    async with daemon_of(tmp_path, two_trunks()) as running, await placed(running.port) as caller:
+        assert await caller.dialled() == "PJSIP/100@um1"
+    daemon = await daemon_at(tmp_path / "umpack.yaml")
+    async with daemon:
+        async with await placed(port_of(daemon)) as caller:
+            assert await caller.reader.readline() == b"failure\n"
+        await takes_calls(port_of(daemon))
+        async with await placed(port_of(daemon)) as caller:
+            assert await caller.dialled() == "PJSIP/100@um1"
