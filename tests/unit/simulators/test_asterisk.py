@@ -140,10 +140,31 @@ def test_dial_arguments() -> None:
     assert parsed is not None
     assert parsed.destinations == (("PJSIP", "1@a"), ("DAHDI", "3/1"))
     assert parsed.timeout == 0.5
+    assert parsed.options == "g"
     for endless in ("PJSIP/1@a", "PJSIP/1@a,", "PJSIP/1@a,0", "PJSIP/1@a,x"):
         parsed = parse_dial(endless)
         assert parsed is not None
         assert parsed.timeout == math.inf
+
+
+@pytest.mark.parametrize(
+    ("far_end", "options", "rang"),
+    [
+        (Silent(), "", False),
+        (Silent(), ",R", True),
+        (Ring(), "", True),
+        (Unreachable(), ",R", False),
+    ],
+)
+async def test_what_a_caller_hears_of_a_dial(
+    pbx: SimulatedAsterisk, far_end: Behaviour, options: str, *, rang: bool
+) -> None:
+    async def serve(call: AgiCall) -> None:
+        await call.command(exec_("Dial", f"PJSIP/1@um1,0.02{options}"))
+
+    pbx.add_endpoint("um1", far_end)
+    async with served(pbx, serve):
+        assert (await pbx.call("1")).rang is rang
 
 
 async def test_a_caller_who_cancels(pbx: SimulatedAsterisk) -> None:

@@ -15,6 +15,7 @@ from simulators.asterisk import SimulatedAsterisk
 from simulators.board import Board
 from simulators.endpoints import Answer, Behaviour, Clear, Reject, Ring, Silent
 from simulators.line import Bearer, Defect, Kind, SpanSpec, Timers
+from simulators.pbx_call import CallResult
 from tests import sites
 from tests.unit.simulators.pbx_peers import Serve, served
 from tests.unit.simulators.test_asterisk import facts
@@ -148,6 +149,40 @@ async def test_glare_moves_a_call_to_another_channel_or_ends_it() -> None:
             for view in board.calls():
                 pbx.lines.happen(board.hang_up(now, view.ref))
             await until_idle(pbx)
+
+
+async def test_glare_by_the_exchange_itself_and_who_insists_on_his_channel() -> None:
+    async def serve(call: AgiCall) -> None:
+        if call.environment.type == "PJSIP":
+            await call.command(exec_("Dial", "DAHDI/1/1,5"))
+            seen.append(await facts(call))
+
+    seen: list[tuple[str, ...]] = []
+    async with with_board([S0], {1: Answer()}) as pbx, served(pbx, serve):
+        assert pbx.lines is not None
+        theirs: list[asyncio.Task[CallResult]] = []
+
+        def collide(channel: int) -> None:
+            call = pbx.call("2", "0302", span=1, line_channel=channel)
+            theirs.append(asyncio.create_task(call))
+
+        pbx.lines.on_setup = collide
+        for exclusive in (False, True):
+            pbx.lines.exclusive = exclusive
+            served_by = (await pbx.call("1")).served_by
+            assert served_by == (None if exclusive else "DAHDI/2")
+            await asyncio.gather(*theirs)
+            await until_idle(pbx)
+        assert [facts_[:2] for facts_ in seen] == [("ANSWER", "16"), ("CONGESTION", "34")]
+        # A channel that is in use is not given to a caller who accepts no other.
+        pbx.lines.on_setup = lambda channel: None
+        held = asyncio.create_task(pbx.call("1", hold=0.2))
+        async with asyncio.timeout(20):
+            while pbx.lines.board.channel(1).bearer is not Bearer.CONNECTED:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        assert (await pbx.call("2", span=1, line_channel=1)).cause == 44
+        await held
+        await until_idle(pbx)
 
 
 async def test_callers_from_a_line_hear_the_very_cause() -> None:
