@@ -25,6 +25,7 @@ _LEVELS = {
     HealthEvent.SUCCEEDED: "INFO",
     HealthEvent.TRIAL_DUE: "INFO",
     HealthEvent.RAMPED: "INFO",
+    HealthEvent.UNSEEN: "WARNING",  # likewise, and the link is down
     HealthEvent.SETTLED: "INFO",
     HealthEvent.SETTLED_UNPROVEN: "INFO",
     HealthEvent.RESTORE: "INFO",

@@ -6,8 +6,9 @@ is. Nothing in the ledger waits for it.
 
 The loss of the link takes no trunk out, and neither does Asterisk's word that it is shutting down.
 Every call comes from the PBX that would dial it, so there is none to keep away from a dead one, and
-one that still arrives proves that only the manager is gone. What a link that is down cannot tell is
-given up in `outage`.
+one that still arrives proves that only the manager is gone. It keeps none out either: an alarm
+whose end cannot be told is doubted after a while (`HealthPolicy.alarm_unseen`), and what else a
+link that is down cannot tell is given up in `outage`.
 """
 
 from __future__ import annotations
@@ -158,10 +159,12 @@ class AsteriskDriver:
             match item:
                 case LinkUp():
                     self._set_link(LinkState.UP, f"AMI {item.version}")
+                    self._distributor.see(self.pbx, self._clock(), linked=True)
                     self._resync()
                 case LinkDown():
                     self._set_link(LinkState.DOWN, item.reason)
                     self._hint(heard=False)
+                    self._distributor.see(self.pbx, self._clock(), linked=False)
                 case EventsMissed():
                     logger.warning("pbx {}: {} AMI events missed", self.pbx, item.count)
                     self._resync()

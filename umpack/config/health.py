@@ -47,6 +47,9 @@ class Health(Table):
         None, description="A cleared alarm must stay clear this × alarms in a row (2s)."
     )
     alarm_settle_cap: Duration | None = Field(None, description="But no longer than this (1m).")
+    alarm_unseen: Duration | None = Field(
+        None, description="An alarm is no longer certain so long after the AMI link's loss (30s)."
+    )
     panic_share: float | None = Field(
         None, ge=0, le=1, description="With less of a pack usable, suspects are welcome (0.5)."
     )

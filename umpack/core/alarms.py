@@ -56,6 +56,11 @@ class Alarms:
         """The trunk has come back."""
         self._over_since = now
 
+    def forget(self) -> None:
+        """Nothing is known of any alarm now; those in a row still count."""
+        self._standing.clear()
+        self.believed_at = inf
+
     def settling(self, policy: HealthPolicy) -> float:
         """Seconds that the trunk must stay free of alarms before it comes back."""
         return policy.settling(self._in_row)

@@ -52,6 +52,8 @@ class Fitness(Roster[Holder], Generic[Holder]):
         self._faults: dict[TrunkId, ChannelFaults] = {}
         self._memories: dict[TrunkId, HealthMemory] = {}
         self._hints: dict[PbxId, bool] = {}
+        self._blind: set[PbxId] = set()
+        """PBXs whose alarms nobody can tell of now."""
         self._concerned: dict[TrunkId, list[Pack]] = {}
         """Packs that are to be graded anew when a trunk has changed."""
         self._clock = 0.0
@@ -86,7 +88,7 @@ class Fitness(Roster[Holder], Generic[Holder]):
                 health = TrunkHealth.recalled(memory, policy, channels, now, self._changes)
             else:
                 health = TrunkHealth(trunk.id, policy, channels, now, self._changes)
-            health.hear(now, hints=self._hints.get(trunk.pbx, False))
+            self._connect(health, trunk.pbx, now)
             self.health[trunk.id] = health
             faults = old_faults[trunk.id] if heir_of == trunk.id else ChannelFaults(policy, 0)
             faults.adjust(policy, channels)
@@ -174,6 +176,18 @@ class Fitness(Roster[Holder], Generic[Holder]):
             if trunk.pbx == pbx and self.health[trunk.id].hear(now, hints=hints):
                 self.changed(self.health[trunk.id], now)
 
+    def see(self, pbx: PbxId, now: float, *, linked: bool) -> None:
+        """Whether alarms of this PBX, and their ends, can be told. Those that stand while they
+        cannot are held for certain for `alarm_unseen` only: a trunk in doubt beats no trunk."""
+        (self._blind.discard if linked else self._blind.add)(pbx)
+        for trunk in self.site.trunks.values():
+            if trunk.pbx == pbx and self.health[trunk.id].see(now, linked=linked):
+                self.changed(self.health[trunk.id], now)
+
+    def _connect(self, health: TrunkHealth, pbx: PbxId, now: float) -> None:
+        health.hear(now, hints=self._hints.get(pbx, False))
+        health.see(now, linked=pbx not in self._blind)
+
     def eject(self, trunk: TrunkId, now: float, why: str, seconds: float | None = None) -> None:
         """An operator ejects a trunk, as if it had failed. `UnknownTarget` if there is none."""
         health = self._health_of(trunk)
@@ -236,7 +250,7 @@ class Fitness(Roster[Holder], Generic[Holder]):
                 continue
             policy = self._policy(trunk.id)
             health = TrunkHealth.recalled(memory, policy, len(trunk.slots), now, self._changes)
-            health.hear(now, hints=self._hints.get(trunk.pbx, False))
+            self._connect(health, trunk.pbx, now)
             self.health[trunk.id] = health
             self.changed(health, now)
 
@@ -273,7 +287,10 @@ class Fitness(Roster[Holder], Generic[Holder]):
     def _grade(self, packs: Iterable[Pack], now: float) -> None:
         for pack in packs:
             readmitted = self._readmit(pack, now)
-            # With overflow that is beyond doubt nobody needs to be brave.
+            # A panic is for a pack that has nowhere else to go. Where one of its overflow packs is
+            # well, that goes first, suspects come before a refusal all the same, and each is tried
+            # every `suspect_rest` (Envoy likewise: no panic while lower priorities can take the
+            # load).
             panic = all(self._lacks(self.packs[id_]) for id_ in self._chains[pack.id])
             grades.grade(pack, self.health, panic=panic)
             for health in readmitted:

@@ -159,6 +159,8 @@ class TrunkHealth(HealthMachine):
                 rest = self.since + self._policy.slow_start - now
                 return f"{self.limit} of {self._channels} calls at once, all {in_seconds(rest)}"
             case HealthState.ALARMED:
+                if self._alarms and self._doubt_at < inf:
+                    return f"a suspect {in_seconds(self._doubt_at - now)} if the link stays down"
                 if self._alarms:
                     return "back when the alarm clears"
                 return f"back {in_seconds(left)} if the alarm stays clear"

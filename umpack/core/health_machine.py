@@ -40,9 +40,11 @@ class HealthMachine:
         "_alarms",
         "_answers",
         "_begun",
+        "_blind",
         "_changes",
         "_channels",
         "_counts_from",
+        "_doubt_at",
         "_hesitation",
         "_plain",
         "_policy",
@@ -93,6 +95,10 @@ class HealthMachine:
         self._shorts = Ratio("over at once", policy)
         self._strikes = Strikes(trunk, now)
         self._alarms = Alarms()
+        self._blind = False
+        """The link that tells of alarms is down."""
+        self._doubt_at = inf
+        """When the alarms that stand, not seen since the link was lost, are certain no longer."""
         self._plain = True
         """Nothing is held against it, so that a good call changes nothing."""
         self._why = ""
@@ -115,6 +121,7 @@ class HealthMachine:
         self, now: float, kind: AlarmKind, detail: str = "", *, certain: bool = False
     ) -> bool:
         """Something is reported dead; believed at once if `certain`, else after its debounce."""
+        self._seen(now)
         believed_at = now if certain else now + self._policy.debounce(kind)
         self._alarms.raised(kind, detail, believed_at)
         if self.state is HealthState.ALARMED:
@@ -133,6 +140,7 @@ class HealthMachine:
     ) -> bool:
         """The whole truth about the kinds `among`, from a poll: an alarm whose end nobody reported
         ends here. `seen` maps the standing ones to their details."""
+        self._seen(now)
         changed = False
         for kind in among:
             if kind in seen:
@@ -140,6 +148,19 @@ class HealthMachine:
             else:
                 changed |= self.alarm_cleared(now, kind)
         return changed
+
+    def see(self, now: float, *, linked: bool) -> bool:
+        """Whether alarms, and their ends, can be told. Where not, those that stand are certain for
+        `alarm_unseen` more; with the link alone they are not seen again, but with what it says."""
+        if self._blind is linked:
+            self._blind = not linked
+            if self._blind:
+                self._doubt_at = min(self._doubt_at, now + self._policy.alarm_unseen)
+        return self.advance(now)
+
+    def _seen(self, now: float) -> None:
+        # What was on its way when the link was lost is as new as any.
+        self._doubt_at = now + self._policy.alarm_unseen if self._blind else inf
 
     # -- operator, pack, configuration ------------------------------------------------------
 
@@ -181,6 +202,8 @@ class HealthMachine:
             self._alarms.count(now, self._policy)
             self._unproven = self.state in (HealthState.EJECTED, HealthState.HALF_OPEN)
             self._move(HealthEvent.ALARM, now, self._alarms.words)
+        if self._doubt_at <= now and self._alarms:
+            self._doubt_alarms(now)
         if self._proof and self._proof[1] <= now:
             self._prove(now)
         while self._state_timer <= now:
@@ -197,7 +220,8 @@ class HealthMachine:
         be woken for. Infinite if never."""
         proof = self._proof[1] if self._proof else inf
         alarm = inf if self.state is HealthState.ALARMED else self._alarms.believed_at
-        return min(self._state_timer, proof, alarm)
+        doubt = self._doubt_at if self._alarms else inf
+        return min(self._state_timer, proof, alarm, doubt)
 
     def times(self, now: float) -> int:
         """Ejections in a row, less those forgiven."""
@@ -241,6 +265,23 @@ class HealthMachine:
         self._move(HealthEvent.EJECT, now, f"ejected {seconds:.0f} s, {time} time, {why}")
         self._state_timer = self._strikes.until
 
+    def _doubt_alarms(self, now: float) -> None:
+        words = self._alarms.words
+        self._alarms.forget()
+        if self.state is not HealthState.ALARMED:
+            return
+        why = f"not seen since the link was lost: {words}"
+        self._come_back(HealthEvent.UNSEEN, now, why)
+
+    def _come_back(self, event: HealthEvent, now: float, why: str) -> None:
+        self._alarms.over(now)
+        self._strikes.failures = 0
+        self._counts_from = now
+        if self._unproven:
+            why = f"ejected before the alarm ({self._why})"
+            event = HealthEvent.SETTLED_UNPROVEN
+        self._move(event, now, why)
+
     def _time_out(self, now: float) -> None:
         match self.state:
             case HealthState.EJECTED:
@@ -254,14 +295,7 @@ class HealthMachine:
                 else:
                     self._state_timer = now + self._policy.slow_start / _RAMP_STEPS
             case HealthState.ALARMED:
-                self._alarms.over(now)
-                self._strikes.failures = 0
-                self._counts_from = now
-                if self._unproven:
-                    why = f"ejected before the alarm ({self._why})"
-                    self._move(HealthEvent.SETTLED_UNPROVEN, now, why)
-                else:
-                    self._move(HealthEvent.SETTLED, now, f"back from {self._why}")
+                self._come_back(HealthEvent.SETTLED, now, f"back from {self._why}")
             case HealthState.UP | HealthState.HALF_OPEN:
                 raise StateError(f"{self!r} has no timer")
 

@@ -16,7 +16,7 @@ _ABOVE_ZERO = (
     "channel_rest_cap hesitation_factor outlier_sigmas"
 )
 _NOT_BELOW_ZERO = (
-    "debounce_loss debounce_remote alarm_settle alarm_settle_cap hesitation_floor "
+    "debounce_loss debounce_remote alarm_settle alarm_settle_cap alarm_unseen hesitation_floor "
     "hesitation_ceiling short_call"
 )
 _SHARES = "jitter slow_start_share panic_share outlier_distance"
@@ -57,6 +57,9 @@ class HealthPolicy:
     alarm_settle: float = 2.0
     """A cleared alarm must stay clear for this × alarms in a row, up to `alarm_settle_cap`."""
     alarm_settle_cap: float = 60.0
+    alarm_unseen: float = 30.0
+    """So long after the link to its PBX was lost an alarm is certain; then its trunk is a suspect.
+    Longer than a restart of Asterisk takes."""
 
     panic_share: float = 0.5
     """With less of a pack usable than this, suspects are as good as any (Envoy's panic)."""

@@ -41,7 +41,8 @@ class HealthEvent(Enum):
     RAMPED = "slow start over"
     ALARM = "alarm, debounced"
     SETTLED = "alarm gone and settled"
-    SETTLED_UNPROVEN = "the same, but ejected before the alarm"
+    UNSEEN = "alarm that nobody can see any more: AMI link down"
+    SETTLED_UNPROVEN = "either of these, but ejected before the alarm"
     RESTORE = "operator restores"
 
 
@@ -89,6 +90,9 @@ TRANSITIONS: dict[HealthEvent, dict[HealthState, HealthState]] = {
     # A cleared alarm is the board's own word that the line works; the end of an ejection is only
     # the end of a wait. So the one goes to slow start at once, the other must prove itself.
     HealthEvent.SETTLED: {_ALARMED: _SLOW_START},
+    # It may be over or not. Kept out, a trunk would be lost until the link is back, if ever; tried,
+    # it costs a call that fails at once, and three of those eject it.
+    HealthEvent.UNSEEN: {_ALARMED: _SUSPECT},
     HealthEvent.SETTLED_UNPROVEN: {_ALARMED: _EJECTED},
     HealthEvent.RESTORE: {
         **{state: _UP for state in (_UP, _SUSPECT, _EJECTED, _HALF_OPEN, _SLOW_START)},

@@ -171,6 +171,10 @@ class AnyStorm(RuleBasedStateMachine):
         tell = self.distributor.alarm_cleared if clear else self.distributor.alarm_raised
         tell(TrunkId(name), kind, self.now)
 
+    @rule(linked=st.booleans())
+    def link_comes_and_goes(self, *, linked: bool) -> None:
+        self.distributor.see(MAIN, self.now, linked=linked)
+
     @rule(name=names)
     def all_alarms_are_over(self, name: str) -> None:
         self.distributor.alarms_seen(TrunkId(name), {}, AlarmKind, self.now)

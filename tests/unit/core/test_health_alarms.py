@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.lines import POLICY, Line
@@ -9,10 +11,12 @@ from umpack.core.causes import Blame
 from umpack.core.health_states import (
     Admission,
     AlarmKind,
+    HealthEvent,
     HealthState,
 )
 
 UP = HealthState.UP
+SUSPECT = HealthState.SUSPECT
 EJECTED = HealthState.EJECTED
 HALF_OPEN = HealthState.HALF_OPEN
 SLOW_START = HealthState.SLOW_START
@@ -153,6 +157,91 @@ def test_calls_that_fail_in_an_alarm_are_the_alarms(line: Line) -> None:
         line.health.attempt_failed(token, line.now, Blame.TRUNK, "cause 41")
     assert line.health.state is SLOW_START
     assert line.health.times(line.now) == 0
+
+
+# -- the link that tells of alarms is down ----------------------------------------------------
+
+
+def blind(line: Line) -> None:
+    """An alarm stands, and the link is lost."""
+    line.health.alarm_raised(line.now, RED, "LOS", certain=True)
+    line.wait(3600.0)
+    line.health.see(line.now, linked=False)
+
+
+def test_an_alarm_nobody_can_see_is_doubted_after_a_while(line: Line) -> None:
+    blind(line)
+    line.wait(POLICY.alarm_unseen - 0.01)
+    assert line.health.state is ALARMED
+    assert line.health.next_step(line.now) == "a suspect in 1 s if the link stays down"
+    line.wait(0.01)
+    assert line.seen() == (SUSPECT, Admission.RESERVE, True)
+    assert line.health.why == "not seen since the link was lost: red (LOS)"
+    assert line.changes[-1].event is HealthEvent.UNSEEN
+    line.wait(POLICY.suspect_rest)
+    assert line.health.wants_trial
+
+
+@pytest.mark.parametrize("outage", [0.0, 29.9, 1e5])
+def test_the_first_poll_restores_the_truth(line: Line, outage: float) -> None:
+    blind(line)
+    line.wait(outage)
+    line.health.see(line.now, linked=True)
+    line.wait(0.05)
+    line.health.alarms_seen(line.now, {RED: "LOS"}, (RED,))
+    assert line.health.state is ALARMED
+    line.wait(1e5)
+    assert line.health.state is ALARMED, "certain again, for as long as the link is up"
+
+
+def test_a_link_that_is_back_but_tells_nothing_makes_no_alarm_certain(line: Line) -> None:
+    """It comes and goes, and no poll gets through: else the alarm would stand for ever."""
+    blind(line)
+    for _ in range(10):
+        line.wait(4.0)
+        line.health.see(line.now, linked=True)
+        line.wait(4.0)
+        line.health.see(line.now, linked=False)
+    (doubted,) = [change for change in line.changes if change.event is HealthEvent.UNSEEN]
+    assert doubted.at == pytest.approx(1000.0 + 3600.0 + POLICY.alarm_unseen, abs=4.0)
+
+
+def test_what_was_on_its_way_when_the_link_was_lost_is_as_new_as_any(line: Line) -> None:
+    line.health.see(line.now, linked=False)
+    line.wait(1e5)
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.wait(POLICY.alarm_unseen - 0.01)
+    assert line.health.state is ALARMED
+    line.wait(0.01)
+    assert line.health.state is SUSPECT
+
+
+def test_an_alarm_that_settles_when_the_link_is_lost_settles(line: Line) -> None:
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_cleared(line.now, RED)
+    line.health.see(line.now, linked=False)
+    line.wait(POLICY.alarm_settle)
+    assert line.health.state is SLOW_START
+
+
+def test_an_alarm_not_yet_certain_is_not_held_against_the_trunk_for_ever() -> None:
+    line = Line(replace(POLICY, debounce_loss=90.0))
+    line.health.alarm_raised(line.now, RED)
+    line.health.see(line.now, linked=False)
+    line.wait(POLICY.alarm_unseen)
+    assert line.seen() == (UP, Admission.OPEN, True)
+    assert line.changes == []
+
+
+def test_an_ejection_outlasts_the_doubt_too(line: Line) -> None:
+    line.health.eject(line.now, "by anna", 300.0)
+    until = line.health.timer
+    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.see(line.now, linked=False)
+    line.wait(POLICY.alarm_unseen)
+    assert line.health.state is EJECTED
+    assert line.health.timer == until
+    assert line.changes[-1].event is HealthEvent.SETTLED_UNPROVEN
 
 
 def test_alarms_print_themselves(line: Line) -> None:

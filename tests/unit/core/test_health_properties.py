@@ -140,6 +140,11 @@ class AnyLife(RuleBasedStateMachine):
         before = self.line.health._outward
         self.told(self.line.health.hear(self.line.now, hints=hints), before)
 
+    @rule(linked=st.booleans())
+    def see(self, linked: bool) -> None:
+        before = self.line.health._outward
+        self.told(self.line.health.see(self.line.now, linked=linked), before)
+
     @rule(what=st.sampled_from(["eject", "restore", "readmit"]))
     def people(self, what: str) -> None:
         before = self.line.health._outward

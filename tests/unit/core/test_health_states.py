@@ -44,9 +44,10 @@ def test_every_event_has_a_row_and_every_state_can_be_alarmed() -> None:
     assert set(TRANSITIONS[HealthEvent.ALARM]) == set(HealthState) - {ALARMED}
 
 
-def test_only_the_end_of_the_alarm_leads_out_of_it() -> None:
+def test_only_the_end_of_the_alarm_or_of_its_certainty_leads_out_of_it() -> None:
     ways = {e for e, moves in TRANSITIONS.items() if moves.get(ALARMED, ALARMED) is not ALARMED}
-    assert ways == {HealthEvent.SETTLED, HealthEvent.SETTLED_UNPROVEN}
+    assert ways == {HealthEvent.SETTLED, HealthEvent.UNSEEN, HealthEvent.SETTLED_UNPROVEN}
+    assert TRANSITIONS[HealthEvent.UNSEEN] == {ALARMED: HealthState.SUSPECT}, "in doubt, not well"
 
 
 def test_the_table_prints_as_markdown() -> None:

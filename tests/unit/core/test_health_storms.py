@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.sites import all_of, plan, route, site
+from tests.sites import MAIN, all_of, plan, route, site
 from tests.unit.core.storms import (
     ANSWER,
     AT_ONCE,
@@ -399,3 +399,41 @@ def test_a_pack_that_is_dead_as_a_whole_gives_its_calls_to_the_overflow_at_once(
     shares = storm.shares(60.0, 90.0)
     assert shares["c"] + shares["d"] == 240
     assert storm.shares(END - 30.0, END - 1.0)["a"] > 200
+
+
+# -- alarms nobody can see --------------------------------------------------------------------
+
+
+def test_alarms_that_stand_when_the_link_is_lost_do_not_close_the_pack_for_ever() -> None:
+    """Both servers are back, but neither an event nor a poll will ever say so."""
+    storm = Storm(um_site(names="ab"), {}, rate=5.0)
+
+    def gone(now: float) -> None:
+        for name in "ab":
+            storm.distributor.alarm_raised(TrunkId(name), AlarmKind.UNREACHABLE, now)
+
+    def link_lost(now: float) -> None:
+        storm.distributor.hear(MAIN, now, hints=False)
+        storm.distributor.see(MAIN, now, linked=False)
+
+    storm.at(DEATH, gone)
+    storm.at(DEATH + 10.0, link_lost)
+    storm.run(200.0)
+    doubted = DEATH + 10.0 + POLICY.alarm_unseen
+    assert storm.lost(until=DEATH) == []
+    assert len(storm.lost(DEATH, doubted)) == pytest.approx(5.0 * (doubted - DEATH), abs=1)
+    assert storm.lost(since=doubted) == [], "looked at with the call, not a tick later"
+    assert {storm.state(name) for name in "ab"} == {UP}
+
+
+def test_an_alarm_that_was_right_costs_a_few_calls_a_second_try() -> None:
+    script = {"b": [(DEATH, 1e9, SAYS_503)]}
+    storm = Storm(um_site(), script, hints=False)
+    b = TrunkId("b")
+    storm.at(DEATH, lambda now: storm.distributor.alarm_raised(b, AlarmKind.UNREACHABLE, now))
+    storm.at(DEATH, lambda now: storm.distributor.see(MAIN, now, linked=False))
+    storm.run(200.0)
+    assert storm.lost() == []
+    assert EJECTED in [state for _, state in storm.moves("b")]
+    met = [caller for caller in storm.callers.values() if "b" in caller.trunks]
+    assert sum(caller.offered >= DEATH for caller in met) <= 8, "of 3400"

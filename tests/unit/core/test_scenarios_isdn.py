@@ -25,7 +25,6 @@ from umpack.core.distributor import Distributor
 from umpack.core.errors import LeaseError
 from umpack.core.health_policy import HealthPolicy
 from umpack.core.health_states import AlarmKind, HealthState
-from umpack.core.ledger import Ledger
 from umpack.core.pack import PackId, Strategy
 from umpack.core.trunk import TrunkId, TrunkKind
 
@@ -170,4 +169,9 @@ def test_isdn_f_put_out_and_in_again_and_again_while_calls_run() -> None:
     assert list(pack.idle) == [0, 2]
     assert [take(distributor, now=600.0).channel for _ in range(2)] == ["a:1", "a:3"]
     assert isinstance(distributor.offer(call(), 600.0), Refusal)
-    assert isinstance(distributor.ledger, Ledger)
+    leases = tuple(distributor.ledger)
+    assert [lease.channel.id for lease in leases] == ["a:2", "a:1", "a:3"]
+    assert leases[0] is held[1].lease
+    for lease in leases:
+        distributor.release(lease.token, 700.0)
+    assert list(pack.idle) == [0, 1, 2], "each once"

@@ -259,7 +259,8 @@ async def test_an_endpoint_the_pbx_has_not_is_named_once_and_no_alarm() -> None:
 @pytest.mark.parametrize("stays", [True, False])
 async def test_what_happens_while_the_link_is_away_is_known_when_it_is_back(*, stays: bool) -> None:
     """An alarm before, its end or another one meanwhile: neither is ever told by an event."""
-    async with umpack([*LINES, *SERVERS], [S0, S0], times=RARELY) as rig:
+    policy = HealthPolicy(alarm_unseen=9000)
+    async with umpack([*LINES, *SERVERS], [S0, S0], times=RARELY, policy=policy) as rig:
         rig.defect(1, Defect.LOS)
         rig.pbx.set_behaviour("um1", Unreachable())
         await rig.becomes("left", ALARMED)
@@ -284,6 +285,23 @@ async def test_what_happens_while_the_link_is_away_is_known_when_it_is_back(*, s
         else:
             await rig.usable("left", 30)
             await rig.usable("um1", 30)
+
+
+async def test_an_alarm_whose_end_nobody_can_tell_takes_no_trunk_away_for_ever() -> None:
+    async with umpack(SERVERS, [], times=RARELY) as rig:
+        for name in ("um1", "um2"):
+            rig.pbx.set_behaviour(name, Unreachable())
+            await rig.becomes(name, ALARMED)
+        assert await rig.served() is None
+        await rig.pbx.refuse_ami(on=True)
+        await rig.until(lambda: rig.driver.link.state is LinkState.DOWN)
+        for name in ("um1", "um2"):
+            rig.pbx.set_behaviour(name, Answer())
+        await rig.becomes("um1", HealthState.SUSPECT)
+        assert await rig.served() == "PJSIP/um1"
+        rig.pbx.endpoints["um2"].behaviour = Unreachable()
+        await rig.pbx.refuse_ami(on=False)
+        await rig.becomes("um2", ALARMED)
 
 
 async def test_calls_go_on_without_the_link() -> None:
