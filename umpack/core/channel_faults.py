@@ -7,6 +7,7 @@ failure rests it again, longer. When half the channels of a trunk are at fault, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 
@@ -36,9 +37,14 @@ class ChannelFaults:
         self._times: dict[ChannelId, int] = {}
         self._resting: dict[ChannelId, float] = {}
 
-    def adjust(self, policy: HealthPolicy, channels: int) -> None:
-        """Take on other numbers; what rests goes on resting."""
-        self._policy, self._channels = policy, channels
+    def adjust(self, policy: HealthPolicy, channels: Collection[ChannelId]) -> None:
+        """Take on other numbers, and the channels there are now. What rests goes on resting; of
+        those that have gone nothing is kept, or they would speak against the trunk for ever."""
+        self._policy, self._channels = policy, len(channels)
+        there = set(channels)
+        self._in_row = {id_: n for id_, n in self._in_row.items() if id_ in there}
+        self._times = {id_: n for id_, n in self._times.items() if id_ in there}
+        self._resting = {id_: until for id_, until in self._resting.items() if id_ in there}
 
     def worked(self, channel: ChannelId) -> None:
         """A call was answered on the channel: nothing is held against it any more."""
@@ -67,6 +73,10 @@ class ChannelFaults:
         """Whether so many channels are at fault that it is the trunk (two at least)."""
         faulty = sum(n >= self._policy.channel_failures for n in self._in_row.values())
         return faulty > 1 and 2 * faulty > self._channels
+
+    def rests(self, channel: ChannelId) -> bool:
+        """Whether it is resting."""
+        return channel in self._resting
 
     @property
     def due(self) -> float:

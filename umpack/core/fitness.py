@@ -91,8 +91,11 @@ class Fitness(Roster[Holder], Generic[Holder]):
             self._connect(health, trunk.pbx, now)
             self.health[trunk.id] = health
             faults = old_faults[trunk.id] if heir_of == trunk.id else ChannelFaults(policy, 0)
-            faults.adjust(policy, channels)
+            faults.adjust(policy, [trunk.channel_id(slot) for slot in trunk.slots])
             self._faults[trunk.id] = faults
+            for channel in self._channels_of(trunk.id):
+                if REST in channel.blocks and not faults.rests(channel.id):
+                    self.ledger.unblock(channel, REST)
         for id_, health in old.items():
             if id_ not in inherits.values() and health.state is not HealthState.UP:
                 self._memories[id_] = health.saved(now)
@@ -109,7 +112,8 @@ class Fitness(Roster[Holder], Generic[Holder]):
             ]
             for id_ in site.trunks
         }
-        self._alarmed.clear()
+        # A channel may have come back on which a call has outlived all that was known of its trunk.
+        self._alarmed = set(site.trunks)
         for id_ in site.trunks:
             self._apply_alarm(id_)
         self._grade(self.packs.values(), now)

@@ -83,3 +83,12 @@ def test_people_can_restore_all(faults: ChannelFaults) -> None:
     assert faults.restore() == (ONE,)
     assert faults.due == inf
     assert faults.failed(ONE, 0.0, "cause 44") is None
+
+
+def test_channels_that_have_gone_do_not_speak_against_the_trunk(faults: ChannelFaults) -> None:
+    for slot in (1, 2, 3):
+        wear_out(faults, ChannelId(f"line1:{slot}"))
+    faults.adjust(POLICY, [ChannelId("line1:3"), ChannelId("line1:4"), ChannelId("line1:5")])
+    assert not faults.blames_trunk
+    assert faults.rests(ChannelId("line1:3"))
+    assert faults.rested(inf) == (ChannelId("line1:3"),)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.sites import one_pack, refused, take, trunk
+from tests.sites import ANSWERED, MAIN, assigned, call, one_pack, refused, take, trunk
+from umpack.core.channel import ChannelId, ChannelState
 from umpack.core.distributor import Distributor
-from umpack.core.health_states import HealthState
+from umpack.core.health_states import AlarmKind, HealthState
 from umpack.core.site import Site
 from umpack.core.trunk import TrunkId, TrunkKind
 
@@ -136,3 +137,57 @@ def test_a_restart_remembers_trunks_that_are_not_there_yet() -> None:
     assert {memory.trunk for memory in fresh.memories(20.0)} == {"a", "b"}
     fresh.reload(one_pack(A, B), 21.0)
     assert state(fresh, "a") is EJECTED
+
+
+@pytest.mark.parametrize("kind", ["alarm", "rest"])
+def test_nothing_stays_on_a_channel_whose_call_outlived_its_trunk(kind: str) -> None:
+    """The trunk leaves the configuration and returns while a call holds the channel: what was
+    known of the trunk is gone by then, and nobody else would ever take the block back."""
+    distributor = Distributor(spans(a=1, b=32))
+    if kind == "alarm":
+        held = take(distributor, now=10.0).lease
+        distributor.alarm_raised(TrunkId("a"), AlarmKind.D_CHANNEL, 11.0)
+    else:
+        for now in range(3):
+            lease = take(distributor, now=float(now)).lease
+            again = assigned(distributor.outcome(lease, refused(44), float(now)))
+            distributor.outcome(again.lease, ANSWERED, float(now))
+        adopted = distributor.adopt(ChannelId("a:1"), call(), 11.0)
+        assert adopted
+        held = adopted
+    assert kind in held.channel.blocks
+    distributor.reload(spans(b=32), 12.0)
+    distributor.reload(spans(a=1, b=32), 13.0)
+    distributor.abandon(held.token, 14.0, "over")
+    assert not held.channel.blocks
+    assert held.channel.state is ChannelState.IDLE
+
+
+@pytest.mark.parametrize("kind", ["alarm", "rest"])
+def test_a_block_stays_for_as_long_as_its_reason(kind: str) -> None:
+    distributor = Distributor(spans(a=1, b=32))
+    if kind == "alarm":
+        distributor.alarm_raised(TrunkId("a"), AlarmKind.D_CHANNEL, 11.0)
+    else:
+        for now in range(3):
+            lease = take(distributor, now=float(now)).lease
+            again = assigned(distributor.outcome(lease, refused(44), float(now)))
+            distributor.outcome(again.lease, ANSWERED, float(now))
+    distributor.reload(spans(a=1, b=32, c=63), 12.0)
+    assert kind in distributor.ledger.channels[ChannelId("a:1")].blocks
+    distributor.alarm_cleared(TrunkId("a"), AlarmKind.D_CHANNEL, 13.0)
+    distributor.tick(100.0)
+    assert distributor.ledger.channels[ChannelId("a:1")].blocks == {}
+
+
+def test_alarms_are_doubted_through_a_reload_while_the_link_is_down() -> None:
+    distributor = Distributor(spans(a=1))
+    distributor.alarm_raised(TrunkId("a"), AlarmKind.RED, 10.0, certain=True)
+    distributor.see(MAIN, 20.0, linked=False)
+    distributor.reload(spans(line=1), 40.0)
+    assert state(distributor, "line") is HealthState.ALARMED
+    assert take(distributor, now=50.0).channel == "line:1"
+    distributor.alarms_seen(TrunkId("line"), {AlarmKind.RED: "LOS"}, AlarmKind, 60.0)
+    assert state(distributor, "line") is HealthState.ALARMED
+    distributor.tick(90.0)
+    assert state(distributor, "line") is HealthState.SUSPECT, "the link has been down all along"
