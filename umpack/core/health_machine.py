@@ -290,10 +290,12 @@ class HealthMachine:
             case HealthState.SUSPECT:
                 self._state_timer = inf  # which says: wants a trial
             case HealthState.SLOW_START:
-                if now >= self.since + self._policy.slow_start:
+                whole = self.since + self._policy.slow_start
+                if now >= whole:
                     self._move(HealthEvent.RAMPED, now)
                 else:
-                    self._state_timer = now + self._policy.slow_start / _RAMP_STEPS
+                    step = self._policy.slow_start / _RAMP_STEPS
+                    self._state_timer = min(now + step, whole)
             case HealthState.ALARMED:
                 self._come_back(HealthEvent.SETTLED, now, f"back from {self._why}")
             case HealthState.UP | HealthState.HALF_OPEN:

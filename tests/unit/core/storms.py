@@ -98,6 +98,8 @@ class Storm:
         self.dice = None if seed is None else Random(seed)
         self.callers: dict[str, Caller] = {}
         self.changes: list[HealthChange] = []
+        self.tried: list[tuple[float, str]] = []
+        """When an attempt began, and on which trunk."""
         self.served: list[tuple[float, str]] = []
         """When an attempt was answered, and by which trunk."""
         self.watch: Callable[[float], None] = lambda now: None
@@ -146,6 +148,7 @@ class Storm:
         lease = decision.lease
         name = lease.channel.trunk.id
         caller.trunks.append(name)
+        self.tried.append((now, name))
         far = self.far(name, now)
 
         def over(outcome: Outcome) -> Callable[[float], None]:
@@ -189,6 +192,10 @@ class Storm:
     def shares(self, since: float, until: float) -> Counter[str]:
         """Calls served by each trunk."""
         return Counter(name for at, name in self.served if since <= at < until)
+
+    def tries(self, name: str, since: float = 0.0, until: float = inf) -> list[float]:
+        """When attempts began on a trunk."""
+        return [at for at, trunk in self.tried if trunk == name and since <= at < until]
 
     def blamed(self, name: str) -> int:
         return sum(

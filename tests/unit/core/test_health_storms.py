@@ -1,15 +1,19 @@
 """Storms against a pack of which some trunks die, in virtual time: who waits, who is lost, who
 carries the rest, and how soon all is well again.
 
-The bounds below are those of the README. With λ calls a second on the trunk, p99 its usual answer
-time, and L = max(hesitation_floor, hesitation_factor × p99) the time after which it is called late:
+The bounds are those of the README ("How soon"), with λ calls a second on the trunk, Λ on the pack,
+p99 its usual answer time, and L = max(hesitation_floor, hesitation_factor × p99):
 
-- victims that wait for all of `answer_within`: 1 + λ × p99 with hints, else λ × answer_within;
-- victims that wait L: λ × (L - p99), then one for every trial;
-- ejected by the third failure in a row, at the latest answer_within + 3/λ after its death if so
-  many calls reach it;
-- tried again every eject_base × n × (1 + jitter) at most, n up to eject_cap / eject_base;
-- all its channels are in use again slow_start after the first answered trial.
+- from its first victim on, a dead trunk has no more calls but trials after L with hints, after
+  answer_within without, after its first refusal at once; and no trial within suspect_rest of
+  another call;
+- one caller waits all of answer_within with hints, λ × answer_within without;
+- it is ejected answer_within + 3/λ after its first victim where three have met it by then, else
+  at most (failures_to_eject - 1) × (suspect_rest + L + 1/Λ) later;
+- it is tried again after eject_base × n × (1 + jitter) at most, n up to eject_cap / eject_base,
+  and one call of Λ later;
+- its limit follows the formula of slow start, and all its channels are in use again slow_start
+  after the first trial that was answered.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from tests.unit.core.storms import (
     BUSY,
     DEAD,
     DEATH,
+    HOLD,
     NO_NUMBER,
     RATE,
     RINGS,
@@ -87,23 +92,63 @@ def test_one_of_four_fails_and_comes_back(
     script = {name: [(DEATH, WELL_AGAIN, far)]}
     storm = Storm(um_site(strategy, interleave=interleave), script, hints=hints).run(END)
     assert storm.lost() == []
-    long = storm.waited(WITHIN)
+    tries = storm.tries(name, DEATH, WELL_AGAIN)
+    first = tries[0]
+    # In turn it has a quarter of the calls, or all for a while; a linear pack's first has all.
+    most = RATE / 4 if interleave and strategy is Strategy.CYCLIC else RATE
     if far is SAYS_503:
-        assert long == []
-    elif hints:
-        assert len(long) == 1
-        met = [c for c in storm.callers.values() if c.wait > ANSWER + 1e-6]
-        assert len(met) <= 1 + RATE * LATE + 5, "and one for each trial"
+        doubted = first + ANSWER
     else:
-        assert len(long) <= RATE * WITHIN + 1
+        doubted = first + (LATE if hints else WITHIN)
+    met = [at for at in tries if at <= doubted + 1e-6]
+    assert len(met) <= 1 + most * (doubted - first) + 1e-6
+    trials = tries[len(met) - 1 :]
+    assert all(b - a >= POLICY.suspect_rest - WITHIN for a, b in pairwise(trials)), trials
+    assert len(trials) >= 2
+    if far is SAYS_503:
+        assert storm.waited(WITHIN) == []
+    else:
+        assert len(storm.waited(WITHIN)) <= (1 if hints else most * WITHIN + 1)
     assert all(caller.wait <= WITHIN + 2 * ANSWER for caller in storm.callers.values())
     assert all(len(caller.trunks) <= 2 for caller in storm.callers.values())
-    states = [state for _, state in storm.moves(name)]
+    moves = storm.moves(name)
+    states = [state for _, state in moves]
     assert states[0] is SUSPECT
     assert states[-4:] == [EJECTED, HALF_OPEN, SLOW_START, UP]
+    ejected = next(at for at, state in moves if state is EJECTED)
+    if far is SAYS_503 or hints:
+        seldom = (POLICY.failures_to_eject - 1) * (POLICY.suspect_rest + LATE + 1 / RATE)
+        assert ejected - first <= WITHIN + seldom
+    else:
+        assert len(met) >= POLICY.failures_to_eject
+        at_least = RATE / 4 if interleave else RATE
+        assert ejected - first <= WITHIN + POLICY.failures_to_eject / at_least
+    back = next(at for at, state in moves if state is SLOW_START)
+    longest = POLICY.ejection(states.count(EJECTED), 1.0)
+    assert back <= WELL_AGAIN + longest + 1 / RATE + ANSWER + HOLD, "without hints when it is over"
     if strategy is Strategy.CYCLIC:
         even(storm, "acd", 50.0, 50.0 + 11 * CYCLE)
         even(storm, "abcd", END - 24.0, END)
+
+
+@both
+def test_every_ejection_is_longer_than_the_last_up_to_the_cap(hints: bool) -> None:
+    most = POLICY.most_times
+    script = {name: [(DEATH, 1e9, DEAD)] for name in "bc"}
+    storm = Storm(um_site(), script, hints=hints, rate=5.0).run(2700.0)
+    assert storm.lost() == []
+    spreads = set()
+    for name in "bc":
+        moves = [move for move in storm.moves(name) if move[1] in (EJECTED, HALF_OPEN)]
+        pauses = [tried - ejected for (ejected, _), (tried, _) in pairwise(moves)][::2]
+        assert len(pauses) >= most + 2
+        for n, pause in enumerate(pauses, start=1):
+            shortest = POLICY.eject_base * min(n, most)
+            assert shortest <= pause <= shortest * (1 + POLICY.jitter) + 1 / 5.0, (n, pause)
+            spreads.add(round(pause / shortest, 2))
+        assert max(pauses) <= POLICY.eject_cap * (1 + POLICY.jitter) + 1 / 5.0
+        assert min(pauses[most - 1 :]) >= POLICY.eject_cap
+    assert len(spreads) >= 6, "those that died together are not tried together"
 
 
 @both
@@ -120,21 +165,32 @@ def test_a_frozen_server_is_back_soon_after_it_thaws(hints: bool) -> None:
 def test_it_takes_load_gradually() -> None:
     script = {"a": [(DEATH, DEATH + 25.0, SAYS_503)]}
     storm = Storm(um_site(Strategy.LINEAR), script)
+    health = storm.distributor.health[TrunkId("a")]
     running: dict[int, int] = {}
+    limits: dict[int, int] = {}
 
     def watch(now: float) -> None:
         channels = storm.distributor.ledger.channels.values()
         running[int(now)] = sum(c.lease is not None for c in channels if c.trunk.id == "a")
+        limits[int(now)] = health.limit
 
     storm.watch = watch
     storm.run(140.0)
-    begun = int(next(at for at, state in storm.moves("a") if state is SLOW_START))
+    begun = next(at for at, state in storm.moves("a") if state is SLOW_START)
+    whole = next(at for at, state in storm.moves("a") if state is UP and at > begun)
     assert storm.lost() == []
-    for age in range(1, 30):
-        assert running[begun + age] <= POLICY.slow_start_limit(30, age + 1.0)
-    assert 1 <= running[begun + 1] <= 4
-    assert 12 <= running[begun + 15] <= 17
-    assert running[begun + 36] >= 28
+    assert begun + POLICY.slow_start <= whole <= begun + POLICY.slow_start + 1 / RATE
+    step = POLICY.slow_start / 50
+    for second in range(int(begun) + 1, int(whole) + 1):
+        age = second - begun
+        now, before = (
+            max(1, int(30 * (0.1 + 0.9 * max(0.0, a) / 30.0))) for a in (age, age - step)
+        )
+        assert before <= limits[second] <= now, age
+        assert running[second] <= now
+        # There are calls enough for all: what it may have, it has, but for those just ending.
+        assert running[second] >= before - 1, age
+    assert running[int(whole) + 1] >= 29
 
 
 @both
