@@ -96,12 +96,10 @@ def test_one_of_four_fails_and_comes_back(
     first = tries[0]
     # In turn it has a quarter of the calls, or all for a while; a linear pack's first has all.
     most = RATE / 4 if interleave and strategy is Strategy.CYCLIC else RATE
-    if far is SAYS_503:
-        doubted = first + ANSWER
-    else:
-        doubted = first + (LATE if hints else WITHIN)
+    after = ANSWER if far is SAYS_503 else LATE if hints else WITHIN
+    doubted = first + after
     met = [at for at in tries if at <= doubted + 1e-6]
-    assert len(met) <= 1 + most * (doubted - first) + 1e-6
+    assert len(met) <= 1 + most * after + 1e-6
     trials = tries[len(met) - 1 :]
     assert all(b - a >= POLICY.suspect_rest - WITHIN for a, b in pairwise(trials)), trials
     assert len(trials) >= 2
