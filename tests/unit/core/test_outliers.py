@@ -104,3 +104,25 @@ def test_other_numbers_are_taken_on() -> None:
     ratio = with_past(0.0)
     ratio.adjust(HealthPolicy(outlier_distance=0.9))
     assert until_outlying(ratio) >= 0.9 * WINDOW
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_black_hole_is_seen_after_10_to_32_calls_or_it_has_always_been_one(
+    *, fresh: bool
+) -> None:
+    """README's figures, for every past there is: bad calls spread evenly over it."""
+    counts: dict[float, int] = {}
+    for bad in range(WINDOW + 1):
+        ratio = Ratio("unanswered", HealthPolicy())
+        for n in range(60 * WINDOW):
+            if n * bad // WINDOW != (n + 1) * bad // WINDOW:
+                ratio.bad()
+            else:
+                ratio.good()
+        if fresh:
+            ratio.forget_recent()
+        counts[bad / WINDOW] = until_outlying(ratio, 2 * WINDOW)
+    found = [n for past, n in counts.items() if past <= 0.6]
+    assert all(10 <= n <= WINDOW for n in found), counts
+    assert min(found) == (HealthPolicy().outlier_sample if fresh else 10)
+    assert all(n > WINDOW for past, n in counts.items() if past > 0.62)
