@@ -43,7 +43,7 @@ NODE = "node1"
 START = 1_700_000_000.0
 DRAIN = Drain("line1:3", "eva", "echo\ud800", START, START + 60)
 EJECTED = HealthMemory(
-    TrunkId("um1"), HealthState.EJECTED, START, START + 30, 2, 3, "3× cause 41\ud800"
+    TrunkId("um1"), HealthState.EJECTED, START, START + 30, 2, 3, "3× cause 41\ud800", 0.3, 0.0
 )
 
 
@@ -341,6 +341,8 @@ def test_a_fresh_journal_has_no_state(journal: Journal) -> None:
             numbers,
             numbers,
             texts,
+            st.none() | st.floats(0, 1),
+            st.none() | st.floats(0, 1),
         ),
         max_size=4,
         unique_by=lambda m: m.trunk,

@@ -52,10 +52,9 @@ class Evidence(Fitness[Holder], Generic[Holder]):
         health = self.health.get(trunk)
         if health is None:
             return
-        faults = self._faults[trunk]
+        if self._blemished and (outcome.result is Result.ANSWERED or talk is not None):
+            self._faults[trunk].worked(lease.channel.id)
         if outcome.result is Result.ANSWERED:
-            if self._blemished:
-                faults.worked(lease.channel.id)
             if health.ended_well(lease.token, talk):
                 return
             spare = self._spare(trunk) if health.outlying else ""

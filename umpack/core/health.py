@@ -207,6 +207,8 @@ class TrunkHealth(HealthMachine):
             self.times(now),
             strikes.failures,
             self._why,
+            self._answers.remembered,
+            self._shorts.remembered,
         )
 
     @classmethod
@@ -225,6 +227,8 @@ class TrunkHealth(HealthMachine):
         until = min(memory.until, now + policy.ejection(policy.most_times, 1.0))
         health._strikes.recall(min(memory.times, policy.most_times), memory.failures, until)
         health._why = memory.why
+        health._answers.recall(memory.unanswered)
+        health._shorts.recall(memory.short)
         state = memory.state
         if state is HealthState.ALARMED:
             state = HealthState.SUSPECT

@@ -173,3 +173,7 @@ class HealthMemory:
     times: int
     failures: int
     why: str
+    unanswered: float | None = None
+    """Share of calls not answered in its past, to one decimal; None while that is not known."""
+    short: float | None = None
+    """Share of calls over at once, likewise."""

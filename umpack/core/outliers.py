@@ -72,6 +72,18 @@ class Ratio:
         self._left = WINDOW
         self.outlying = False
 
+    @property
+    def remembered(self) -> float | None:
+        """The past for a restart: rounded, as it changes with every window and need not be written
+        that often; None while too little is known."""
+        return round(self.past, 1) if self._windows >= _ENOUGH_PAST else None
+
+    def recall(self, past: float | None) -> None:
+        """The past from before a restart. Without it a trunk broken by then would have no other."""
+        if past is not None:
+            self.past = min(max(past, 0.0), 1.0)
+            self._windows = _ENOUGH_PAST
+
     def adjust(self, policy: HealthPolicy) -> None:
         """Take on other numbers; what was learned stays."""
         self._policy = policy

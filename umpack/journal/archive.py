@@ -111,7 +111,8 @@ class Archive:
                 (node,),
             ).fetchall()
             trunks = connection.execute(
-                "SELECT trunk, state, since, until, times, failures, why FROM trunks "
+                "SELECT trunk, state, since, until, times, failures, why, unanswered, short "
+                "FROM trunks "
                 "WHERE node = ? ORDER BY trunk",
                 (node,),
             ).fetchall()
@@ -125,13 +126,21 @@ class Archive:
         )
 
     def _memory_of(self, row: sqlite3.Row) -> HealthMemory:
-        trunk, state, since, until, times, failures, why = row
+        trunk, state, since, until, times, failures, why, unanswered, short = row
         try:
             known = HealthState(state)
         except ValueError as error:
             raise OurFault(f"journal {self.path}: trunk {trunk}: {error}") from error
         return HealthMemory(
-            TrunkId(loaded(trunk)), known, since, until, times, failures, loaded(why)
+            TrunkId(loaded(trunk)),
+            known,
+            since,
+            until,
+            times,
+            failures,
+            loaded(why),
+            unanswered,
+            short,
         )
 
     @contextmanager

@@ -71,6 +71,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
     ),
     ("ALTER TABLE calls ADD COLUMN candidates TEXT NOT NULL DEFAULT '[]'",),
+    (
+        "ALTER TABLE trunks ADD COLUMN unanswered REAL",
+        "ALTER TABLE trunks ADD COLUMN short REAL",
+    ),
 )
 """One entry per schema version, from 1; entries are only ever added."""
 

@@ -273,7 +273,7 @@ class Writer(threading.Thread):
             return
         connection.execute("DELETE FROM trunks WHERE node = ?", (node,))
         connection.executemany(
-            "INSERT OR REPLACE INTO trunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO trunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     node,
@@ -284,6 +284,8 @@ class Writer(threading.Thread):
                     m.times,
                     m.failures,
                     stored(m.why),
+                    m.unanswered,
+                    m.short,
                 )
                 for m in state.trunks
             ],

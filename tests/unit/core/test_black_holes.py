@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.lines import POLICY, Line
 from umpack.core.causes import Blame
+from umpack.core.health import TrunkHealth
 from umpack.core.health_states import (
     Admission,
     HealthState,
 )
+from umpack.core.outliers import WINDOW
 
 UP = HealthState.UP
 SUSPECT = HealthState.SUSPECT
@@ -176,3 +180,50 @@ def test_what_all_trunks_do_ejects_none_if_the_caller_says_so(line: Line) -> Non
     assert line.seen() == (SUSPECT, Admission.RESERVE, True)
     assert line.health.outlying
     assert line.health.why.endswith("kept, 3 of 4 trunks are alike")
+
+
+# -- restarts ---------------------------------------------------------------------------------
+
+
+def restarted(line: Line, *, remembering: bool) -> None:
+    """umpack alone restarts, and has its journal or not."""
+    memory = line.health.saved(line.now)
+    if not remembering:
+        memory = replace(memory, unanswered=None, short=None)
+    line.health = TrunkHealth.recalled(memory, POLICY, 30, line.now, line.changes)
+
+
+def swallowed(line: Line, most: int = 300) -> int:
+    """Calls that a trunk which hangs up at once has before it is doubted."""
+    for n in range(most):
+        if line.health.state is not UP:
+            return n
+        line.call(0.1)
+    return most
+
+
+@pytest.mark.parametrize("at", [0, 5, 9])
+def test_a_black_hole_is_found_though_umpack_restarts_in_it(line: Line, at: int) -> None:
+    for _ in range(3 * WINDOW):
+        line.call()
+    for _ in range(at):
+        line.call(0.1)
+    restarted(line, remembering=True)
+    assert swallowed(line) == POLICY.outlier_sample
+
+
+def test_a_trunk_known_as_nothing_else_has_no_past_to_differ_from(line: Line) -> None:
+    """What the memory is for: its first windows are all it would ever be held against."""
+    for _ in range(3 * WINDOW):
+        line.call()
+    restarted(line, remembering=False)
+    assert swallowed(line) == 300
+
+
+def test_little_is_not_remembered_as_a_past(line: Line) -> None:
+    for _ in range(2 * WINDOW - 1):
+        line.call()
+    assert line.health.saved(line.now).short is None
+    line.call()
+    memory = line.health.saved(line.now)
+    assert (memory.unanswered, memory.short) == (0.0, 0.0)

@@ -6,8 +6,10 @@ from math import inf
 
 import pytest
 
+from tests.sites import one_pack, refused, take, trunk
 from umpack.core.channel import ChannelId
 from umpack.core.channel_faults import ChannelFaults
+from umpack.core.distributor import Distributor
 from umpack.core.health_policy import HealthPolicy
 
 POLICY = HealthPolicy()
@@ -92,3 +94,14 @@ def test_channels_that_have_gone_do_not_speak_against_the_trunk(faults: ChannelF
     assert not faults.blames_trunk
     assert faults.rests(ChannelId("line1:3"))
     assert faults.rested(inf) == (ChannelId("line1:3"),)
+
+
+def test_a_call_that_was_answered_counts_whoever_ends_it() -> None:
+    distributor = Distributor(one_pack(trunk("line1", 1)))
+    for now in range(10):
+        worked = take(distributor, now=now + 0.0)
+        distributor.answered(worked.lease, now + 0.1)
+        distributor.release(worked.lease.token, now + 0.2)
+        failed = take(distributor, now=now + 0.3)
+        distributor.outcome(failed.lease, refused(44), now + 0.4)
+    assert not distributor.ledger.channels[ChannelId("line1:1")].blocks
