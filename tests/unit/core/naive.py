@@ -16,6 +16,10 @@ from umpack.core.site import Site
 _PER_TRUNK = 3
 """Channels of one trunk a call may lose to glare."""
 
+PROBE = "probe"
+"""Block source of the model's alarms, on single channels: health knows nothing of it, and takes
+back its own blocks only."""
+
 
 @dataclass(eq=False)
 class Held:
@@ -62,7 +66,7 @@ class Naive:
     def blocks(self, name: str) -> set[str]:
         """Who keeps new calls off a configured channel."""
         drained = {f"drain {t}" for t in (name, trunk_of(name)) if t in self.drains}
-        return drained | ({"alarm"} if self.line(name) in self.alarms else set())
+        return drained | ({PROBE} if self.line(name) in self.alarms else set())
 
     def holds(self, token: int) -> bool:
         return any(it.lease.token == token for it in self.held)

@@ -1,4 +1,4 @@
-"""Below half of a pack beyond doubt suspects are as good as any, unless an overflow pack is well."""
+"""Below half of a pack beyond doubt suspects are as good as any, unless its overflow is well."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from tests.sites import call
-from tests.unit.core.naive import Held, Naive
+from tests.unit.core.naive import PROBE, Held, Naive
 from tests.unit.core.worlds import (
     ODD_NUMBERS,
     REFUSED_NUMBER,
@@ -303,9 +303,9 @@ class Storm(RuleBasedStateMachine):
         line, name = list(self.model.names.items())[which % len(self.model.names)]
         channel = self.distributor.ledger.channels[ChannelId(name)]
         if line in self.model.alarms:
-            self.distributor.ledger.unblock(channel, "alarm")
+            self.distributor.ledger.unblock(channel, PROBE)
         else:
-            self.distributor.ledger.block(channel, "alarm", "red alarm")
+            self.distributor.ledger.block(channel, PROBE, "red alarm")
         self.model.alarms ^= {line}
 
     # -- what always holds --------------------------------------------------------------------
