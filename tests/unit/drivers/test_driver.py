@@ -14,7 +14,7 @@ import pytest
 from drivers.asterisk.signal_polls import PollTimes
 from drivers.base import LinkState
 from simulators.endpoints import Answer, Unreachable
-from simulators.line import Defect, Fault
+from simulators.line import Bearer, Defect, Fault
 from tests import sites
 from tests.unit.drivers.rig import (
     ALARMED,
@@ -88,6 +88,10 @@ async def test_a_d_channel_away_for_less_than_t309_leaves_calls_alone(times: Pol
         call = await rig.held()
         (lease,) = rig.distributor.ledger
         assert lease.channel.id == "left:1"
+        board = rig.pbx.lines and rig.pbx.lines.board
+        assert board
+        # A call still being set up would be cleared, and go elsewhere.
+        await rig.until(lambda: board.channel(1).bearer is Bearer.CONNECTED)
         gone = rig.now
         rig.pbx.accident(lambda board, now: board.lose_dchannel(now, 1))
         # No event names the D channel; the span's congestion hints, and the list tells.
