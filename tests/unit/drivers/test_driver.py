@@ -28,7 +28,7 @@ from tests.unit.drivers.rig import (
 )
 from umpack.core.channel import ChannelState
 from umpack.core.health_policy import HealthPolicy
-from umpack.core.health_states import AlarmKind, HealthEvent
+from umpack.core.health_states import AlarmKind, HealthEvent, HealthState
 
 
 def freeze(seconds: float) -> None:
