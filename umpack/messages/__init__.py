@@ -13,5 +13,8 @@ spool_writer.py  the one thread that writes the rows, many commits to a sync
 spool_archive.py questions
 spool_schema.py  the database: tables, migrations, damage
 adoption.py      what dead processes left is taken in
+stillness.py     how long nothing has changed, whatever the wall clock does
+fax_tags.py      what a fax file says of its own reception
+last_words.py    what the PBX wrote down of a fax whose umpack had died
 spool_health.py  room, faults, counts
 """

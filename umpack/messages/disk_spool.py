@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loguru import logger
@@ -23,17 +23,21 @@ from umpack.messages import deliveries, records, spool_health
 from umpack.messages.adoption import Adopter, Adoption
 from umpack.messages.disk_deliveries import DiskDeliveries
 from umpack.messages.fault_points import FaultPoint, FaultPoints
+from umpack.messages.fax_tags import read_tags
 from umpack.messages.message import (
     CallFacts,
     DocumentFacts,
     EngineFacts,
     Intent,
+    Kind,
     Message,
     MessageId,
+    Original,
 )
 from umpack.messages.originals import Originals, checked_name
 from umpack.messages.spool_health import SpoolHealth, SpoolLimits, bytes_for
 from umpack.messages.spool_schema import SpoolFault, prepare, translated
+from umpack.messages.stillness import Stillness
 
 DATABASE = "spool.db"
 QUIET = 120.0
@@ -54,7 +58,8 @@ class DiskSpool(DiskDeliveries):
     """Opening blocks: it checks the database, and what was being sent becomes ambiguous.
 
     `SpoolFault` is raised by everything when the disk will not; see there. One process at a time:
-    a second one is refused. Close it. `domain` is the right side of every Message-ID.
+    a second one is refused. Close it. `domain` is the right side of every Message-ID. `wall` is the
+    clock of the file system; with a `now` of the caller's own it is that one, unless it is given.
     """
 
     def __init__(
@@ -66,13 +71,13 @@ class DiskSpool(DiskDeliveries):
         limits: SpoolLimits | None = None,
         quiet: float = QUIET,
         now: Callable[[], float] = clock.now,
+        wall: Callable[[], float] | None = None,
         faults: FaultPoints | None = None,
     ) -> None:
         faults = faults or FaultPoints()
         super().__init__(directory.absolute() / DATABASE, node, domain, now, faults)
         self.directory = directory.absolute()
         self.limits = limits or SpoolLimits()
-        self._quiet = quiet
         self._originals = Originals(self.directory, faults)
         self._originals.prepare()
         self._lock = _locked(self.directory)
@@ -86,9 +91,12 @@ class DiskSpool(DiskDeliveries):
         except BaseException:
             os.close(self._lock)
             raise
+        if wall is None:
+            wall = clock.wall if now is clock.now else now
         self._adopter = Adopter(
-            self._originals, self._writer, self._ids, node, self._mail_id, faults
-        )
+            self._originals, self._writer, self._ids, node, self._mail_id, faults,
+            Stillness(quiet, now, wall),
+        )  # fmt: skip
         self._thorough = True
 
     # -- reception --------------------------------------------------------------------------
@@ -142,6 +150,38 @@ class DiskSpool(DiskDeliveries):
                 self._reach(FaultPoint.INTEND_RESERVED)
                 return Intent(id_, str(path))
 
+    def recast(self, id_: MessageId, kind: Kind, name: str) -> Intent:
+        """It is a message of another kind than was intended: another file for the engine.
+
+        `SpoolFault` if the disk will not: the intent is then as it was. `StateError` if it is
+        committed.
+        """
+        checked_name(name)
+        before = self.message(id_).name
+        path = self._originals.reserve(id_, name)
+        try:
+            self._reach(FaultPoint.RECAST_RESERVED)
+            self._do(lambda db: records.recast(db, id_, kind, name), FaultPoint.RECAST_ROW)
+        except BaseException:
+            self._originals.release(path)
+            raise
+        self._reach(FaultPoint.RECAST_DURABLE)
+        with self._books:
+            if (reception := self._live.get(id_)) is not None:
+                self._live[id_] = replace(reception, name=name)
+        self._originals.release(self._originals.path_of(id_, before))
+        return Intent(id_, str(path))
+
+    def note_answered(self, id_: MessageId) -> None:
+        """Its caller has been answered: for whoever may have to tell what became of it."""
+        now = self.now()
+        self._do(lambda db: records.note_answered(db, id_, now))
+
+    def withdraw(self, id_: MessageId) -> None:
+        """Its caller has not been answered, and will not be: there is nothing to keep of it."""
+        self._originals.release(self._originals.path_of(id_, self.message(id_).name))
+        self._take_back(id_)
+
     def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         """The engine is done. When this returns, the message survives whatever happens.
 
@@ -156,8 +196,9 @@ class DiskSpool(DiskDeliveries):
             name = reception.name if reception else self.message(id_).name
             original = self._originals.place(id_, name)
             mail_id = self._mail_id(id_)
+            facts = self._completed(engine, original)
             message = self._do(
-                lambda db: records.commit(db, id_, original, engine, mail_id, now),
+                lambda db: records.commit(db, id_, original, facts, mail_id, now),
                 FaultPoint.COMMIT_ROW,
             )
             self._reach(FaultPoint.COMMIT_DURABLE)
@@ -174,9 +215,7 @@ class DiskSpool(DiskDeliveries):
 
         Call it at start and every minute: what may still be written to is left for later.
         """
-        found = self._adopter.run(
-            self.now(), self._live, alive, self._quiet, thorough=self._thorough
-        )
+        found = self._adopter.run(self.now(), self._live, alive, thorough=self._thorough)
         self._thorough = False
         if found.adopted:
             logger.warning("spool {}: {} adopted", self.path, len(found.adopted))
@@ -260,6 +299,11 @@ class DiskSpool(DiskDeliveries):
     def __repr__(self) -> str:
         fault = f", fault: {self._writer.fault}" if self._writer.fault else ""
         return f"<spool {self.directory}: {len(self._live)} receiving, {self.owed} owed{fault}>"
+
+    def _completed(self, engine: EngineFacts, original: Original | None) -> EngineFacts:
+        """With what only the file knows."""
+        tags = read_tags(self.directory / original.file) if original is not None else None
+        return engine if tags is None else tags.complete(engine)
 
     def _take_back(self, id_: MessageId) -> None:
         with suppress(SpoolFault):

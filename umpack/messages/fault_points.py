@@ -15,6 +15,9 @@ class FaultPoint(Enum):
     INTEND_ROW = "intend: row written, not durable"
     INTEND_DURABLE = "intend: row durable, no file"
     INTEND_RESERVED = "intend: file reserved, engine not told"
+    RECAST_RESERVED = "recast: second file reserved, row as before"
+    RECAST_ROW = "recast: row written, not durable"
+    RECAST_DURABLE = "recast: row durable, first file not removed"
     COMMIT_BEGUN = "commit: call over, nothing done"
     COMMIT_HOME = "commit: directory made"
     COMMIT_RENAMED = "commit: file renamed, not synced"
@@ -34,6 +37,7 @@ class FaultPoint(Enum):
     PURGE_REMOVED = "purge: file removed, row as before"
     PURGE_DONE = "purge: row durable"
     ADOPT_BEGUN = "adoption: begun"
+    ADOPT_PLACED = "adoption: late file in its place, not in its record"
     ADOPT_ROW = "adoption: row made for a stray file, file not placed"
     ADOPT_DONE = "adoption: done"
 

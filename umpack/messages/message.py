@@ -156,6 +156,8 @@ class Message:
     purged: float | None = None
     """When the original was deleted, its time of retention being over."""
     recipients: tuple[Recipient, ...] = ()
+    answered: float | None = None
+    """When its caller was answered, as far as that could still be written down."""
 
     def __repr__(self) -> str:
         adopted = f", adopted: {self.adopted}" if self.adopted else ""

@@ -33,7 +33,15 @@ from umpack.messages.ldap_directory import LdapDirectory, LdapPlan
 from umpack.messages.letter import Address
 from umpack.messages.mail import Composer, MailPlan
 from umpack.messages.mailer import FAR, Mailer, MailerPlan
-from umpack.messages.message import CallFacts, Decision, EngineFacts, Intent, Message, MessageId
+from umpack.messages.message import (
+    CallFacts,
+    Decision,
+    EngineFacts,
+    Intent,
+    Kind,
+    Message,
+    MessageId,
+)
 from umpack.messages.reconciliation import AnsweredCall, Reconciliation, reconcile, report
 from umpack.messages.relays import Login, Manner, Order, Target, Tls
 from umpack.messages.scribe import Scribe
@@ -207,6 +215,14 @@ class Messages:
     ) -> Intent:
         """A call is about to be answered. Raises `SpoolFault`: refuse it."""
         return await self.spool.intend(call, name, pages=pages, seconds=seconds)
+
+    async def recast(self, id_: MessageId, kind: Kind, name: str) -> Intent:
+        """It is a message of another kind than was intended. Raises `SpoolFault`."""
+        return await self.spool.recast(id_, kind, name)
+
+    def note_answered(self, id_: MessageId) -> None:
+        """Its caller has been answered; does not wait."""
+        self.spool.note_answered(id_)
 
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         """The call is over; the message survives whatever happens when this returns."""

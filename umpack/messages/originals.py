@@ -23,8 +23,10 @@ from pathlib import Path
 
 from umpack.core.errors import OurFault
 from umpack.messages.fault_points import FaultPoint, FaultPoints
+from umpack.messages.last_words import SUFFIX
 from umpack.messages.message import ID, MessageId, Original, home
 from umpack.messages.spool_schema import SpoolFault, translated
+from umpack.messages.stillness import Stillness
 
 RECEIVING, MESSAGES = "receiving", "messages"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}(?:\.[a-z0-9]{1,8}){0,2}")
@@ -39,6 +41,8 @@ class Originals:
         self.receiving = self.directory / RECEIVING
         self.messages = self.directory / MESSAGES
         self._faults = faults
+        self._durable: set[Path] = set()
+        """Directories of years and months whose names this process has synced."""
 
     def prepare(self) -> None:
         """Make the directories that are missing."""
@@ -64,6 +68,10 @@ class Originals:
     def path_of(self, id_: MessageId, name: str) -> Path:
         """Where the engine writes the message's original."""
         return self.receiving / f"{id_}{Path(name).suffix}"
+
+    def note_of(self, id_: MessageId) -> Path:
+        """Where the PBX writes down the end of the message's call, should umpack not live."""
+        return self.receiving / f"{id_}{SUFFIX}"
 
     def place(self, id_: MessageId, name: str, source: Path | None = None) -> Original | None:
         """Bring the original to its place, so that it is there after a power cut too.
@@ -111,6 +119,12 @@ class Originals:
             if stat.S_ISREG((found := os.lstat(path)).st_mode) and found.st_size == 0:
                 path.unlink()
 
+    def forget(self, note: Path) -> None:
+        """Remove what the PBX wrote down: it is in the record now, or nobody needs it."""
+        with suppress(OSError):
+            if note.suffix == SUFFIX and stat.S_ISREG(os.lstat(note).st_mode):
+                note.unlink()
+
     def remove(self, id_: MessageId) -> None:
         """Delete the original and all that was made of it; may be repeated."""
         folder = self.messages / home(id_)
@@ -137,11 +151,13 @@ class Originals:
                         yield MessageId(folder.name), originals[0]
 
     def _make(self, folder: Path) -> None:
-        """The message's directory; those above are synced when they are new."""
+        """The message's directory. The names above are synced once by every process: whoever made
+        them may have died, or another thread be at it, before they were on disk."""
         for above in (folder.parent.parent, folder.parent):
-            if not above.is_dir():
+            if above not in self._durable or not above.is_dir():
                 above.mkdir(mode=0o750, exist_ok=True)
                 _sync_directory(above.parent)
+                self._durable.add(above)
         folder.mkdir(mode=0o750, exist_ok=True)
 
 
@@ -152,22 +168,22 @@ def checked_name(name: str) -> str:
     return name
 
 
-def is_settled(path: Path, now: float, quiet: float) -> bool:
+def is_settled(path: Path, stillness: Stillness) -> bool:
     """Whether nobody writes to a file any more, as far as can be told.
 
     An engine that has lost umpack goes on to the end of its call, with the file open. The kernel
     grants a read lease on a file only if nobody has it open for writing; it does so to the
     file's owner and to root, so for others' files there is only that nothing has changed for
-    `quiet` seconds. A call in negotiation has no file open yet: that time is asked of every file.
-    `now` is epoch seconds as the file system counts them.
+    a while. A call in negotiation has no file open yet: that time is asked of every file.
     """
     try:
         handle = os.open(path, _OPEN)
     except OSError:
         return False
     try:
-        changed = os.fstat(handle).st_mtime
-        if changed <= now < changed + quiet:
+        found = os.fstat(handle)
+        state = found.st_ino, found.st_size, found.st_mtime_ns
+        if not stillness.reached(path, state, found.st_mtime):
             return False
         # Should a writer come just now we are told by this signal, which nobody minds; the
         # default, SIGIO, would end the process.

@@ -34,10 +34,17 @@ def outcome(message: Message) -> Outcome:
     engine, document = message.engine, message.document
     if message.original is None:
         fax = engine is not None and bool(engine.station or engine.bitrate or engine.pages)
+        # Answered as a fax, and nobody saw the end: its sender may believe that it was sent.
+        unknown = engine is None or engine.status == "UNKNOWN"
+        fax |= unknown and message.answered is not None
         if message.call.kind is Kind.FAX and fax:
             return Outcome.FAILED
         return Outcome.EMPTY
-    sound = engine is not None and engine.status == "SUCCESS" and not message.adopted
+    sound = engine is not None and engine.status == "SUCCESS"
+    if message.adopted:
+        # Only a count tells all there is from all there was, and only faxes are counted.
+        fax = message.call.kind is Kind.FAX and document is not None
+        sound = sound and fax and engine is not None and engine.pages is not None
     if document is not None and message.call.kind is Kind.FAX:
         counts = {document.pages_tiff or 0, document.pages_pdf or 0, len(document.page_hashes)}
         if engine is not None and engine.pages is not None:

@@ -13,6 +13,7 @@ from umpack.messages.message import (
     CallFacts,
     DocumentFacts,
     EngineFacts,
+    Kind,
     Message,
     MessageId,
     Original,
@@ -71,6 +72,21 @@ def drop_intent(db: Db, id_: MessageId) -> None:
     db.execute(
         "DELETE FROM messages WHERE id = ? AND state = ?", (id_, MessageState.RECEIVING.value)
     )
+
+
+def recast(db: Db, id_: MessageId, kind: Kind, name: str) -> None:
+    """It has turned out in mid-call what it will be. `StateError` once it is committed."""
+    changed = db.execute(
+        "UPDATE messages SET kind = ?, name = ? WHERE id = ? AND state = ?",
+        (kind.value, name, id_, MessageState.RECEIVING.value),
+    )
+    if changed.rowcount != 1:
+        raise StateError(f"message {id_}: is not being received")
+
+
+def note_answered(db: Db, id_: MessageId, now: float) -> None:
+    """Its caller has been answered; whoever finds the call without an end can tell it by this."""
+    db.execute("UPDATE messages SET answered = coalesce(answered, ?) WHERE id = ?", (now, id_))
 
 
 def commit(

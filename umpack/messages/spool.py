@@ -28,11 +28,13 @@ from umpack.messages.message import (
     DocumentFacts,
     EngineFacts,
     Intent,
+    Kind,
     Message,
     MessageId,
 )
 from umpack.messages.spool_archive import AuditEntry, OpenCalls
 from umpack.messages.spool_health import SpoolHealth, SpoolLimits
+from umpack.messages.spool_schema import SpoolFault
 from umpack.messages.states import MessageState
 
 THREADS = 16
@@ -59,11 +61,13 @@ class Spool:
         limits: SpoolLimits | None = None,
         quiet: float = QUIET,
         now: Callable[[], float] = clock.now,
+        wall: Callable[[], float] | None = None,
         faults: FaultPoints | None = None,
     ) -> None:
         self.disk = DiskSpool(
-            directory, node, domain=domain, limits=limits, quiet=quiet, now=now, faults=faults
-        )
+            directory, node, domain=domain, limits=limits, quiet=quiet, now=now,
+            wall=wall, faults=faults,
+        )  # fmt: skip
         self._threads = ThreadPoolExecutor(THREADS, "umpack-spool")
 
     async def room_for(self, pages: int = 0, seconds: float = 0.0) -> str:
@@ -83,13 +87,31 @@ class Spool:
         pages: int = 0,
         seconds: float = 0.0,
     ) -> Intent:
-        """Durable when it returns. If it is cancelled, the reception is left to adoption."""
+        """Durable when it returns. A disk that hangs is a `SpoolFault` within two seconds, and what
+        it may still do is undone. If it is cancelled, the reception is left to adoption."""
         asked = self._begin(self.disk.intend, call, name, pages=pages, seconds=seconds)
         try:
-            return await asyncio.shield(asked)
+            async with asyncio.timeout(_ANSWER_WITHIN):
+                return await asyncio.shield(asked)
+        except TimeoutError:
+            asked.add_done_callback(self._withdraw)
+            raise SpoolFault(f"disk has not answered for {_ANSWER_WITHIN:.0f} s") from None
         except asyncio.CancelledError:
             asked.add_done_callback(self._abort)
             raise
+
+    async def recast(self, id_: MessageId, kind: Kind, name: str) -> Intent:
+        """It is a message of another kind than was intended. A disk that hangs is a `SpoolFault`
+        within two seconds: what the record then says is not certain."""
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN):
+                return await self._ask(self.disk.recast, id_, kind, name)
+        except TimeoutError:
+            raise SpoolFault(f"disk has not answered for {_ANSWER_WITHIN:.0f} s") from None
+
+    def note_answered(self, id_: MessageId) -> None:
+        """Its caller has been answered. Nobody waits for the disk here."""
+        self._begin(self.disk.note_answered, id_).add_done_callback(_log_failure)
 
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         """The message survives whatever happens when this returns."""
@@ -266,6 +288,15 @@ class Spool:
         except asyncio.CancelledError:
             asked.add_done_callback(_log_failure)
             raise
+
+    def _withdraw(self, asked: asyncio.Future[Intent]) -> None:
+        """An intent that came too late: its call was refused."""
+        if asked.exception() is None:
+            id_ = asked.result().id
+            try:
+                self._begin(self.disk.withdraw, id_).add_done_callback(_log_failure)
+            except RuntimeError:  # the threads have ended with the spool
+                self.disk.abort(id_)
 
     def _abort(self, asked: asyncio.Future[Intent]) -> None:
         """An intent that nobody waits for any more."""

@@ -82,6 +82,7 @@ def message_of(row: sqlite3.Row, recipients: Iterable[sqlite3.Row]) -> Message:
             related=None if row["related"] is None else MessageId(row["related"]),
             purged=row["purged"],
             recipients=tuple(recipient_of(r) for r in recipients),
+            answered=row["answered"],
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise OurFault(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from umpack.core.errors import OurFault
 from umpack.journal.schema import connect, in_words, is_damage, transaction
+from umpack.messages.spool_fault import SpoolFault as SpoolFault  # noqa: PLC0414 - its place for most
 
 APPLICATION_ID = 0x756D7073
 """`umps`, in the file's header: tells a spool from a journal and from anybody else's database."""
@@ -99,13 +99,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX audit_message ON audit (message)",
     ),
+    ("ALTER TABLE messages ADD COLUMN answered REAL",),
 )
 """One entry per schema version, from 1; entries are only ever added."""
-
-
-class SpoolFault(OurFault):
-    """The disk will not take it now: full, read-only, gone or broken. Nothing that was there is
-    lost, and the same call may succeed later."""
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from umpack.messages.message import (
     DocumentFacts,
     EngineFacts,
     Intent,
+    Kind,
     Message,
     MessageId,
 )
@@ -36,6 +37,12 @@ class MessageStore(Protocol):
         self, call: CallFacts, name: str = ..., *, pages: int = 0, seconds: float = 0.0
     ) -> Intent:
         """A call is about to be answered; the engine may write to the intent's path."""
+
+    async def recast(self, id_: MessageId, kind: Kind, name: str) -> Intent:
+        """It is a message of another kind than was intended."""
+
+    def note_answered(self, id_: MessageId) -> None:
+        """Its caller has been answered; does not wait."""
 
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         """Its call is over."""

@@ -23,17 +23,21 @@ G4: Final = 4
 _MOST_ENTRIES: Final = 200
 _MOST_STRIPS: Final = 50_000
 _MOST_CANDIDATES: Final = 20_000
+_MOST_TEXT: Final = 256
+"""Bytes of a text: a station id has 20, a DCS in hex 3 for each of its few octets."""
 _SIZES: Final[Mapping[int, tuple[str, int]]] = {
-    1: ("B", 1), 3: ("H", 2), 4: ("I", 4), 5: ("II", 8)
+    1: ("B", 1), 2: ("B", 1), 3: ("H", 2), 4: ("I", 4), 5: ("II", 8)
 }  # fmt: skip
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIPS, _SAMPLES, _ROWS_PER_STRIP, _BYTE_COUNTS = 273, 277, 278, 279
 _BEFORE_WIDTH: Final = (254, 255)
 _X, _Y, _T4, _UNIT, _PAGE = 282, 283, 292, 296, 297
 _BAD_ROWS, _WORST_RUN = 326, 328
+_STATION, _SECONDS, _DCS = 270, 34910, 34911
 _READ: Final = frozenset({
     _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIPS, _SAMPLES,
     _ROWS_PER_STRIP, _BYTE_COUNTS, _X, _Y, _T4, _UNIT, _PAGE, _BAD_ROWS, _WORST_RUN,
+    _STATION, _SECONDS, _DCS,
 })  # fmt: skip
 
 Order = Literal["<", ">"]
@@ -62,6 +66,12 @@ class Directory:
     page: int | None
     bad_rows: int
     worst_run: int
+    station: bytes = b""
+    """ImageDescription: spandsp puts the sender's station id there, as it came."""
+    dcs: bytes = b""
+    """FaxDCS: what the machines agreed on (T.30 5.3.6.2.5), as `agreed` reads it."""
+    seconds: int = 0
+    """FaxRecvTime: how long the page took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +206,18 @@ def _directory(data: bytes, order: Order, at: int) -> Directory | None:
         page=tags[_PAGE][0] if tags.get(_PAGE) else None,
         bad_rows=one(_BAD_ROWS, 0),
         worst_run=one(_WORST_RUN, 0),
+        station=_text(tags, _STATION),
+        dcs=_text(tags, _DCS),
+        seconds=one(_SECONDS, 0),
     )
+
+
+def _text(tags: Mapping[int, tuple[int, ...]], tag: int) -> bytes:
+    """Bytes up to the NUL that ends them (TIFF 6.0, type ASCII)."""
+    values = tags.get(tag, ())[:_MOST_TEXT]
+    # A number in a text's place is no text.
+    text = bytes(values) if all(value < 256 for value in values) else b""
+    return text.partition(b"\0")[0]
 
 
 def _strips(data: bytes, tags: Mapping[int, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:

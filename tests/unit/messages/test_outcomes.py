@@ -51,7 +51,21 @@ def partial(number: int, at: float, hashes: tuple[str, ...] = ("aa",)) -> Messag
         (message(document=replace(DOCUMENT, fault="page 2: cut off (3)")), Outcome.INCOMPLETE),
         (message(document=replace(DOCUMENT, fault="page 2: bad rows (3)")), Outcome.WHOLE),
         (message(document=DocumentFacts(0, 0, 0, (), "not a TIFF")), Outcome.INCOMPLETE),
-        (message(adopted="its call's end was not seen"), Outcome.INCOMPLETE),
+        # Its end was seen by the PBX, or by nobody.
+        (message(adopted="umpack was away at its call's end"), Outcome.WHOLE),
+        (message(adopted="its call's end was not seen", engine=EngineFacts()), Outcome.INCOMPLETE),
+        (message(adopted="x", engine=replace(ENGINE, pages=None)), Outcome.INCOMPLETE),
+        (message(adopted="x", document=None), Outcome.INCOMPLETE),
+        (message(adopted="x", kind=Kind.VOICE, document=None), Outcome.INCOMPLETE),
+        (message(adopted="x", engine=EngineFacts(), original=None), Outcome.EMPTY),
+        (
+            message(adopted="x", engine=EngineFacts(), original=None, answered=START),
+            Outcome.FAILED,
+        ),
+        (
+            message(adopted="x", kind=Kind.VOICE, original=None, document=None, answered=START),
+            Outcome.EMPTY,
+        ),
         (message(engine=None), Outcome.INCOMPLETE),
         (failed(1, START), Outcome.FAILED),
         (empty(1, START), Outcome.EMPTY),

@@ -829,6 +829,29 @@ async def test_an_intent_nobody_waits_for_is_adopted_by_the_tending(tmp_path: Pa
         assert message.adopted == "its call's end was not seen; nothing was received"
 
 
+class Stuck(FaultPoints):
+    """A disk that does not answer while a call is intended, until it is let."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def reach(self, point: FaultPoint) -> None:
+        if point is FaultPoint.INTEND_ROW:
+            assert self.go_on.wait(30)
+
+
+async def test_a_disk_that_hangs_refuses_the_call_and_leaves_nothing_of_it(tmp_path: Path) -> None:
+    disk = Stuck()
+    async with Spool(tmp_path, "node1", quiet=0.0, faults=disk) as spool:
+        with pytest.raises(SpoolFault, match="not answered for 2 s"):
+            await spool.intend(CALL)
+        disk.go_on.set()
+        async with asyncio.timeout(20):
+            while spool.disk.live or os.listdir(tmp_path / "receiving"):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        assert await spool.messages() == []
+
+
 async def test_commits_side_by_side_all_arrive(tmp_path: Path) -> None:
     async def one(spool: Spool, number: int) -> MessageId:
         intent = await spool.intend(call(number))

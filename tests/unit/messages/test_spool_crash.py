@@ -27,7 +27,7 @@ from loguru import logger
 from tests.unit.messages.receptions import START, Time, call, content, opened, pages
 from umpack.messages.disk_spool import DiskSpool
 from umpack.messages.fault_points import FaultPoint, FaultPoints
-from umpack.messages.message import EngineFacts, Message
+from umpack.messages.message import EngineFacts, Kind, Message
 from umpack.messages.states import RecipientState
 
 ROOT = Path(__file__).parents[3]
@@ -71,8 +71,13 @@ class KilledAt(FaultPoints):
 
 
 def receive(spool: DiskSpool, diary: Diary, number: int) -> Message:
-    intent = spool.intend(call(number))
+    # Every second one is a fax that began as a voice message: a port for both heard CNG.
+    either = number % 2 == 1
+    intent = spool.intend(call(number), "original.wav" if either else "original.tif")
     diary.note("intended", number)
+    spool.note_answered(intent.id)
+    if either:
+        intent = spool.recast(intent.id, Kind.FAX, "original.tif")
     whole = pages(number)
     with open(intent.path, "wb", buffering=0) as engine:
         engine.write(whole[:4000])
@@ -123,6 +128,12 @@ def leave_leftovers(directory: Path) -> None:
             if number < 3:
                 Path(intent.path).write_bytes(pages(number))
                 diary.note("written", number)
+        # Recorded as empty, and its file came late: an engine that had been given up.
+        for number in 4, 5, 6:
+            message = spool.commit(spool.intend(call(number)).id, EngineFacts())
+            diary.note("intended", number)
+            (spool.directory / "receiving" / f"{message.id}.tif").write_bytes(pages(number))
+            diary.note("written", number)
     for number in range(STRAY, STRAY + 3):
         (directory / "spool" / "receiving" / f"stray{number}.tif").write_bytes(pages(number))
 
