@@ -101,6 +101,7 @@ class PbxCall:
         try:
             status = await self._agi()
             cause = await self._after_agi(status)
+            await self.reception.hang_up()
         finally:
             for cancel in self._timers:
                 cancel()
@@ -287,6 +288,7 @@ class PbxCall:
 
     def set_variable(self, name: str, value: str) -> None:
         """Set a channel variable; `_` and `__` before its name mean inheritance only."""
+        self.reception.handle(name, value)
         self._pbx.events.variable(self.channel, name.lstrip("_"), value)
 
     def _final_status(self, cause: int) -> int:

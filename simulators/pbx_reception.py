@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from simulators.pbx_dial import CallerLeft, Happening
+from umpack import clock
 
 if TYPE_CHECKING:
     from simulators.pbx_call import PbxCall
@@ -21,6 +22,8 @@ T1: Final = 35.0
 _RATE: Final = 8000
 _WAV_HEAD: Final = 44
 _SILENCE: Final = "s="
+_PUSH, _POP = "CHANNEL(hangup_handler_push)", "CHANNEL(hangup_handler_pop)"
+_HANDLER: Final = re.compile(r"umpack-fax,s,1\((/[^)]*)\)")
 _CONTROLS: Final = re.compile(r"[\x01-\x1f\x7f]")
 _FAX_DEFAULTS: Final = {"ecm": "yes", "minrate": "4800", "maxrate": "14400"}
 
@@ -53,6 +56,29 @@ class CallReception:
         self._call = call
         self._engine = engine
         self._brought = brought
+        self._handlers: list[str] = []
+
+    def handle(self, name: str, value: str) -> None:
+        """Put a hangup handler on the channel, or take one off."""
+        if name == _PUSH:
+            self._handlers.append(value)
+        elif name == _POP and self._handlers:
+            self._handlers.pop()
+
+    async def hang_up(self) -> None:
+        """Run the handlers, as the dialplan that umpack prints has them."""
+        while self._handlers:
+            order = _HANDLER.fullmatch(self._handlers.pop())
+            values = self._call.channel.variables
+            if order is None or not values.get("FAXSTATUS"):
+                continue
+            line = (
+                f"status={values['FAXSTATUS']}|error={values['FAXERROR']}"
+                f"|pages={values['FAXPAGES']}|bitrate={values['FAXBITRATE']}"
+                f"|mode={values['FAXMODE']}|cause={self._call.channel.hangup_cause}"
+                f"|ended={round(clock.wall())}|words={values['FAXOPT(statusstr)']}\n"
+            )
+            await asyncio.to_thread(Path(order[1]).write_text, line)
 
     async def pause(self, seconds: float) -> float:
         """Let PBX seconds pass unless the caller leaves; how many did."""

@@ -40,8 +40,9 @@ class _Line:
 class AgiEnvironment(Mapping[str, str]):
     """What Asterisk said about the call: a mapping of its lines (`agi_channel`, ...).
 
-    Values are raw text (bytes that are not UTF-8 become U+FFFD) and anyone's: what a caller may
-    choose (caller id, dialled number, SIP user part) is in them. An unknown caller is `unknown`.
+    Values are raw text (bytes that are not UTF-8 become lone surrogates, PEP 383, so that none is
+    lost; see `legible`) and anyone's: what a caller may choose (caller id, dialled number, SIP user
+    part) is in them. An unknown caller is `unknown`.
     """
 
     lines: Mapping[str, str]
@@ -130,6 +131,14 @@ class HungUp:
 
 
 AgiEvent: TypeAlias = AgiEnvironment | AgiAnswer | Trying | HungUp
+
+
+def legible(text: str) -> str:
+    """The same without lone surrogates, with U+FFFD where bytes were not UTF-8: for all who want
+    to print or compare, not to know the bytes."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 # --- the dialogue -----------------------------------------------------------------------------
@@ -308,7 +317,7 @@ class AgiProtocol:
         return end
 
     def _environment(self, block: bytes) -> AgiEnvironment:
-        text = block.decode("utf-8", "replace")
+        text = block.decode("utf-8", "surrogateescape")
         lines = text.split("\n")
         if len(lines) > self._limits.environment_lines:
             raise self._fault(f"environment of more than {self._limits.environment_lines} lines")
@@ -380,7 +389,7 @@ class AgiProtocol:
 def _parsed(line: bytes) -> AgiAnswer | Trying | HungUp | Literal["usage"] | None:
     if line == b"HANGUP":
         return HungUp()
-    match = _CODE.fullmatch(line.decode("utf-8", "replace"))
+    match = _CODE.fullmatch(line.decode("utf-8", "surrogateescape"))
     if match is None:
         return None
     code, text = int(match[1]), match[3]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from drivers.asterisk.agi import AgiAnswer, AgiEnvironment
+from drivers.asterisk.agi import AgiAnswer, AgiEnvironment, legible
 from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_commands import AgiCommand, exec_, get_full_variable, set_variable
 from drivers.asterisk.hints import Hints, may_be_glare
@@ -79,10 +79,10 @@ def call_of(environment: AgiEnvironment, pbx: PbxId, id_: CallId) -> Call:
     return Call(
         id_,
         pbx,
-        lines["agi_extension"],
-        "" if caller == "unknown" else caller,
-        "" if name == "unknown" else name,
-        lines["agi_channel"],
+        legible(lines["agi_extension"]),
+        "" if caller == "unknown" else legible(caller),
+        "" if name == "unknown" else legible(name),
+        legible(lines["agi_channel"]),
     )
 
 
@@ -178,7 +178,7 @@ class CallHandler:
         detail = ""
         if leg and "," not in leg:
             technology = get_full_variable(f"HANGUPCAUSE({leg},tech)")
-            detail = (await self._ask(agi, technology)).data
+            detail = legible((await self._ask(agi, technology)).data)
         rang = self._hints.rang(agi.environment.uniqueid)
         return outcome_of(status, _number(cause), detail, had_leg=bool(leg), rang=rang)
 

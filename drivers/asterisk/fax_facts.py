@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from drivers.asterisk.agi import AgiAnswer
+from drivers.asterisk.agi import AgiAnswer, AgiEnvironment, legible
 from umpack.core.calls import Call
 from umpack.core.channel import ChannelId
 from umpack.messages.message import CallFacts, EngineFacts, Kind
+from umpack.messages.texts import decoded
 
 SUCCESS = "SUCCESS"
 FAILED = "FAILED"
@@ -41,16 +42,20 @@ _SAMPLES = 8000
 """A second of the WAV that Asterisk records: 8 kHz, whatever the call's codec."""
 
 
-def call_facts(call: Call, kind: Kind, channel: ChannelId) -> CallFacts:
-    """What is known before the answer."""
+def call_facts(
+    call: Call, environment: AgiEnvironment, kind: Kind, channel: ChannelId
+) -> CallFacts:
+    """What is known before the answer. The bytes of what the caller chose are the environment's."""
+    number = _raw(environment.callerid) if call.caller else b""
+    name = _raw(environment.calleridname) if call.caller_name else b""
     return CallFacts(
         call=call.id,
         kind=kind,
         called=call.called,
         caller=call.caller,
-        caller_raw=_raw(call.caller),
-        caller_name=call.caller_name,
-        caller_name_raw=_raw(call.caller_name),
+        caller_raw=number,
+        caller_name=decoded(name),
+        caller_name_raw=name,
         pbx=call.pbx,
         channel=channel,
     )
@@ -62,8 +67,9 @@ def fax_facts(
     """From the values of `FAX_VARIABLES`.
 
     FAXOPT(ecm) is what was allowed, not what the two machines agreed on; so only a no is certain.
+    The spool has the rest from the file (`FaxTags`), and all bytes of the station id.
     """
-    status, error, words, pages, bitrate, resolution, mode, ecm, cause = values
+    status, error, words, pages, bitrate, resolution, mode, ecm, cause = map(legible, values)
     why = ": ".join(dict.fromkeys(word for word in (error, words) if word))
     return EngineFacts(
         # Nothing is set where ReceiveFAX has ended before a session was there.
@@ -93,7 +99,7 @@ def voice_facts(answer: AgiAnswer, *, longest: float, cause: str) -> EngineFacts
     elif answer.code == _DEAD:
         error = "hung up before the message"
     else:
-        error = answer.data or f"RECORD FILE: {answer.code} {answer.result}"
+        error = legible(answer.data) or f"RECORD FILE: {answer.code} {answer.result}"
     return EngineFacts(
         status=SUCCESS if sound else FAILED,
         error=error,
@@ -108,7 +114,8 @@ def unanswered(why: str, cause: str = "") -> EngineFacts:
 
 
 def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+    """The bytes that came: AgiProtocol decodes them so that none is lost."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _resolution(text: str) -> str:

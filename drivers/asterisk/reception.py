@@ -1,11 +1,13 @@
 """A call that umpack takes itself: a fax or a voice message into the spool, over one connection.
 
     room? → what the PBX can → intent durable → Answer → ReceiveFAX or RECORD FILE → facts → commit
+                                                (CNG → a fax after all) ┘
 
 Up to the answer every obstacle is a refusal: the call goes to another port, to the overflow packs,
 or back to the exchange, and nobody believes that anything was sent. From the answer on everything
 is one record, an empty one too. If umpack is killed in between, Asterisk goes on to the end of the
-fax (tried on Asterisk 22), and file and intent are adopted at the next start.
+fax (tried on Asterisk 22) and writes down how it ended (umpack/dialplan/reception.py), and file,
+intent and note are adopted at the next start.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, Protocol
 
 from loguru import logger
@@ -40,6 +43,8 @@ from umpack.core.causes import Outcome, Result
 from umpack.core.errors import OurFault, PeerFault
 from umpack.core.service import FaxOptions, Service, VoiceOptions
 from umpack.core.trunk import TrunkKind
+from umpack.dialplan.reception import HANDLER
+from umpack.messages.last_words import SUFFIX
 from umpack.messages.message import (
     CallFacts,
     EngineFacts,
@@ -48,6 +53,7 @@ from umpack.messages.message import (
     Message,
     MessageId,
 )
+from umpack.messages.spool_fault import SpoolFault
 
 NO_ROOM = 42
 """Q.850, switching equipment congestion: try elsewhere, and blame nobody. The port is as good as
@@ -79,6 +85,18 @@ _TONE: Final = "TONE_DETECT(1100,400,r)"
 """CNG (T.30 4.3.3): 1100 Hz for half a second, then three seconds of silence."""
 _TONES: Final = "TONE_DETECT(rx)"
 _NO_TONE: Final = "TONE_DETECT(0,,x)"
+_FAX_FILE: Final = "original.tif"
+_VOICE_FILE: Final = "original.wav"
+
+
+class TakingPoint(Enum):
+    """Places at which a test may end umpack or the PBX; in the order a call passes them."""
+
+    INTENDED = "intent durable, not answered"
+    ANSWERED = "answered, engine not begun"
+    BEFORE_ENGINE = "about to receive or record"
+    ENGINE_DONE = "engine done, facts not read"
+    FACTS_READ = "facts read, not committed"
 
 
 class ReceptionStore(Protocol):
@@ -91,6 +109,12 @@ class ReceptionStore(Protocol):
         self, call: CallFacts, name: str = ..., *, pages: int = 0, seconds: float = 0.0
     ) -> Intent:
         """A call is about to be answered."""
+
+    async def recast(self, id_: MessageId, kind: Kind, name: str) -> Intent:
+        """It is a message of another kind than was intended."""
+
+    def note_answered(self, id_: MessageId) -> None:
+        """Its caller has been answered; does not wait."""
 
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         """Its call is over."""
@@ -111,6 +135,7 @@ class Reception:
     """Takes the calls of services; one instance for all PBXs and ports.
 
     `lost` is told of an intent whose call's end nobody here will see: adoption may have it.
+    `reach` is told of every `TakingPoint`; a test may end the process there.
     """
 
     pages_kept = 20
@@ -122,11 +147,13 @@ class Reception:
         clock: Clock,
         lost: Callable[[MessageId], None],
         times: ReceptionTimes | None = None,
+        reach: Callable[[TakingPoint], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._now = clock
         self._lost = lost
         self._times = times or ReceptionTimes()
+        self._reach = reach
 
     async def take(
         self, agi: AgiCall, assignment: Assignment, call: Call, answered: Callable[[], None]
@@ -146,7 +173,8 @@ class Reception:
             case TrunkKind.VOICE:
                 return await taking.run(Kind.VOICE)
             case TrunkKind.AUTO:
-                return await taking.run_either()
+                # Whose message it will be is heard after the answer only: most are people.
+                return await taking.run(Kind.VOICE, either=True)
             case _:
                 raise OurFault(f"{trunk.id} is no service")
 
@@ -164,53 +192,44 @@ class _Taking:
         answered: Callable[[], None],
     ) -> None:
         self._store, self._times = reception._store, reception._times
-        self._now, self._lost = reception._now, reception._lost
+        self._now, self._lost, self._reach = reception._now, reception._lost, reception._reach
         self._pages = reception.pages_kept
         self._agi = agi
         self._channel = assignment.channel
         self._call = call
         self._service = service
         self._tell_answered = answered
+        self._noting = False
+        """Asterisk has the order to write down how the fax ends."""
 
-    async def run(self, kind: Kind) -> Outcome:
-        """A service for one kind of message."""
-        fax = kind is Kind.FAX
-        if (refusal := await self._obstacle(fax=fax, voice=not fax)) is not None:
+    async def run(self, kind: Kind, *, either: bool = False) -> Outcome:
+        """A service for one kind of message, or for `either`, of which `kind` is the first guess:
+        whatever becomes of umpack then, an answered call has its record."""
+        fax, voice = either or kind is Kind.FAX, either or kind is Kind.VOICE
+        if (refusal := await self._obstacle(fax=fax, voice=voice)) is not None:
             return refusal
+        if either:
+            await self._ask(set_variable(_TONE, ""))
         try:
-            intent = await self._intend(kind)
+            intent = await self._intend(kind, fax=fax, voice=voice)
         except OurFault as fault:
             return _refused(str(fault))
-        if _PATH.fullmatch(intent.path) is None:
-            await self._commit(intent, unanswered("no path for Asterisk"))
-            return _refused(f"{intent.path!r} is no path for Asterisk")
         with _given_up(self._lost, intent):
+            if _PATH.fullmatch(intent.path) is None:
+                await self._commit(intent, unanswered("no path for Asterisk"))
+                return _refused(f"{intent.path!r} is no path for Asterisk")
+            self._reach(TakingPoint.INTENDED)
             if not await self._answer():
                 await self._commit(intent, unanswered("hung up before the answer"))
                 return Outcome(Result.HUNG_UP, detail="before the answer")
-            engine = await (self._fax(intent) if fax else self._voice(intent))
-        return await self._commit(intent, engine)
-
-    async def run_either(self) -> Outcome:
-        """A service for both: whose message it will be is heard after the answer only."""
-        if (refusal := await self._obstacle(fax=True, voice=True)) is not None:
-            return refusal
-        await self._ask(set_variable(_TONE, ""))
-        if not await self._answer():
-            return Outcome(Result.HUNG_UP, detail="before the answer")
-        kind = await self._listen()
-        try:
-            intent = await self._intend(kind)
-        except OurFault as fault:
-            logger.error("{}: answered, but nothing can be kept: {}", self._channel, fault)
-            return Outcome(Result.ANSWERED, 16, detail=f"not kept: {fault}")
-        with _given_up(self._lost, intent):
-            await self._ask(set_variable(_NO_TONE, ""))
-            if kind is Kind.FAX:
-                engine = await self._receive_fax(intent, self._now())
+            self._store.note_answered(intent.id)
+            self._reach(TakingPoint.ANSWERED)
+            if either:
+                engine = await self._either(intent)
             else:
-                engine = await self._record(intent)
-        return await self._commit(intent, engine)
+                engine = await (self._fax(intent) if fax else self._voice(intent))
+            self._reach(TakingPoint.FACTS_READ)
+            return await self._commit(intent, engine)
 
     # -- before the answer ------------------------------------------------------------------
 
@@ -230,12 +249,14 @@ class _Taking:
             await self._ask(set_variable("CHANNEL(language)", self._service.language))
         return None
 
-    async def _intend(self, kind: Kind) -> Intent:
-        facts = call_facts(self._call, kind, self._channel)
-        if kind is Kind.FAX:
-            return await self._store.intend(facts, "original.tif", pages=self._pages)
-        seconds = self._service.voice.longest
-        return await self._store.intend(facts, "original.wav", seconds=seconds)
+    async def _intend(self, kind: Kind, *, fax: bool, voice: bool) -> Intent:
+        facts = call_facts(self._call, self._agi.environment, kind, self._channel)
+        return await self._store.intend(
+            facts,
+            _FAX_FILE if kind is Kind.FAX else _VOICE_FILE,
+            pages=self._pages if fax else 0,
+            seconds=self._service.voice.longest if voice else 0.0,
+        )
 
     async def _answer(self) -> bool:
         """Whether the caller has been answered."""
@@ -256,9 +277,14 @@ class _Taking:
 
     async def _receive_fax(self, intent: Intent, began: float) -> EngineFacts:
         options = "f" if self._service.fax.t38 else "F"
+        note = intent.path.rpartition(".")[0] + SUFFIX
+        await self._ask(set_variable("CHANNEL(hangup_handler_push)", f"{HANDLER}({note})"))
+        self._noting = True
+        self._reach(TakingPoint.BEFORE_ENGINE)
         # No limit: the engine has its own for every step (T.30 T1 to T5), and pages may be many.
         result = await self._agi.command(exec_("ReceiveFAX", f"{intent.path},{options}"))
         seconds = self._now() - began
+        self._reach(TakingPoint.ENGINE_DONE)
         values = (await self._ask(get_full_variable(*FAX_VARIABLES))).values(len(FAX_VARIABLES))
         if result.result == -2:
             values = ("", "the PBX has no ReceiveFAX", *values[2:])
@@ -291,9 +317,24 @@ class _Taking:
         path = intent.path.removesuffix(".wav")
         voice = self._service.voice
         limit = voice.longest + _SLACK
+        self._reach(TakingPoint.BEFORE_ENGINE)
         answer = await self._agi.command(_record_file(path, voice), limit=limit)
+        self._reach(TakingPoint.ENGINE_DONE)
         cause = (await self._ask(get_full_variable("HANGUPCAUSE"))).data
         return voice_facts(answer, longest=voice.longest, cause=cause)
+
+    async def _either(self, intent: Intent) -> EngineFacts:
+        kind = await self._listen()
+        await self._ask(set_variable(_NO_TONE, ""))
+        if kind is Kind.VOICE:
+            return await self._record(intent)
+        try:
+            intent = await self._store.recast(intent.id, Kind.FAX, _FAX_FILE)
+        except OurFault as fault:
+            # No engine, no confirmation: the sender sees that it has failed, and will call again.
+            logger.error("{}: {}: a fax that cannot be kept: {}", self._channel, intent.id, fault)
+            return unanswered(f"a fax that could not be kept: {fault}")
+        return await self._receive_fax(intent, self._now())
 
     async def _listen(self) -> Kind:
         """Greet the caller, and hear who it is; a fax machine goes on with CNG meanwhile."""
@@ -319,14 +360,30 @@ class _Taking:
             await self._agi.command(wait, limit=seconds + _LIMIT)
 
     async def _commit(self, intent: Intent, engine: EngineFacts) -> Outcome:
+        cause = engine.cause or 16
         try:
             message = await self._store.commit(intent.id, engine)
-        except OurFault as fault:
+        except SpoolFault as fault:
             # Owed: the spool tries again until the disk is back, and keeps the file till then.
             logger.error("{}: {} not committed yet: {}", self._channel, intent.id, fault)
-            return Outcome(Result.ANSWERED, engine.cause or 16, detail=f"{intent.id}: owed")
+            return Outcome(Result.ANSWERED, cause, detail=f"{intent.id}: owed")
+        except OurFault as fault:
+            self._lost(intent.id)
+            logger.error("{}: {} not committed: {}", self._channel, intent.id, fault)
+            return Outcome(Result.ANSWERED, cause, detail=f"{intent.id}: left to adoption")
         logger.info("{}: {!r} {}", self._channel, message, engine.status)
-        return Outcome(Result.ANSWERED, engine.cause or 16, detail=f"{intent.id}: {engine.status}")
+        await self._take_order_back()
+        return Outcome(Result.ANSWERED, cause, detail=f"{intent.id}: {engine.status}")
+
+    async def _take_order_back(self) -> None:
+        """The note is for whoever comes after us; one too many is removed by adoption."""
+        if not self._noting:
+            return
+        self._noting = False
+        try:
+            await self._ask(set_variable("CHANNEL(hangup_handler_pop)", ""))
+        except PeerFault as fault:
+            logger.debug("{}: the order to note its end stands: {}", self._channel, fault)
 
     async def _ask(self, line: AgiCommand) -> AgiAnswer:
         return await self._agi.command(line, limit=_LIMIT)

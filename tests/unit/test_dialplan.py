@@ -208,6 +208,7 @@ def test_variables_are_set_before_they_are_read(text: str) -> None:
     known = set(re.findall(r"Set\((?:LOCAL\()?(\w+)\)?=", text))
     known |= {"EXTEN", "EPOCH", "AGISTATUS", "DIALSTATUS", "HANGUPCAUSE", "GOSUB_RETVAL"}
     known |= {"ARG1", "ARG2", "ARG3", "ARG4"}
+    known |= {"FAXSTATUS", "FAXERROR", "FAXPAGES", "FAXBITRATE", "FAXMODE"}
     assert set(re.findall(r"\$\{(\w+)(?::\d+)?\}", text)) <= known
 
 

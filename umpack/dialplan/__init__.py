@@ -3,6 +3,7 @@
 extension.py   lines of one extension
 numbers.py     number patterns in Asterisk's words
 caller.py      what came off the line, made harmless before anything reads it
+reception.py   a fax that ends while umpack is away
 hunting.py     runs of channels, and the verdict on one attempt
 text.py        the contexts, joined
 """

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator
 from umpack.config import Configuration
 from umpack.core.pack import PackId, PackPlan, Strategy
 from umpack.core.routes import Route, Routes
-from umpack.core.trunk import PbxId, TrunkId
-from umpack.dialplan import caller, order
+from umpack.core.trunk import PbxId, TrunkId, TrunkKind
+from umpack.dialplan import caller, order, reception
 from umpack.dialplan.extension import CAUSE, END, Extension
 from umpack.dialplan.hunting import DIGITS, judge, out, runs, trunk_extension
 from umpack.dialplan.numbers import entrance_patterns, route_conditions
@@ -75,6 +75,10 @@ class _Dialplan:
             ("umpack-judge", "what one attempt has come to", (judge(self._site.causes),)),
             ("umpack-end", "tell the caller the cause", (caller.end(),)),
         ]
+        kinds = {trunk.kind for trunk in self._site.trunks.values() if trunk.pbx == self._pbx}
+        if kinds & {TrunkKind.FAX, TrunkKind.AUTO}:
+            comment = "a fax is over, and umpack may not be there to read how"
+            contexts.append((reception.CONTEXT, comment, (reception.fax_end(),)))
         head = (
             f"; Printed by `umpack dialplan` for pbx {self._pbx}: print it again, do not edit it.\n"
             "; In extensions.conf: #include this file, and send calls to the context umpack-in.\n"

@@ -19,6 +19,7 @@ from drivers.asterisk.agi import (
     State,
     Step,
     Trying,
+    legible,
 )
 from drivers.asterisk.agi_commands import (
     COMMAND_BYTES,
@@ -113,11 +114,11 @@ def test_what_was_not_sent_is_empty() -> None:
     assert AgiEnvironment.extension == "agi_extension"
 
 
-def test_bytes_that_are_not_utf8_are_kept_as_replacement() -> None:
+def test_bytes_that_are_not_utf8_are_not_lost() -> None:
     (environment,) = feed_three_ways(fresh, b"agi_calleridname: M\xfcller\xc3\n\n", b"\xc3")
     assert isinstance(environment, AgiEnvironment)
-    assert environment.calleridname == "M�ller�"
-    environment.calleridname.encode()  # no lone surrogate: may be logged and stored
+    assert legible(environment.calleridname) == "M\ufffdller\ufffd"
+    assert environment.calleridname.encode("utf-8", "surrogateescape") == b"M\xfcller\xc3"
 
 
 @pytest.mark.parametrize(

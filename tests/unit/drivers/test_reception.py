@@ -14,7 +14,7 @@ from loguru import logger
 from drivers.asterisk.agi import AgiAnswer
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
 from drivers.asterisk.fax_facts import FAX_VARIABLES, fax_facts, unanswered, voice_facts
-from drivers.asterisk.reception import Reception, ReceptionTimes
+from drivers.asterisk.reception import Reception, ReceptionTimes, TakingPoint
 from simulators.asterisk import PbxPlan, SimulatedAsterisk
 from simulators.pbx_reception import FaxMachine, Speaker
 from umpack import clock
@@ -22,6 +22,7 @@ from umpack.config import parse
 from umpack.core.calls import CallRecord, Ending, Reason
 from umpack.core.causes import Result
 from umpack.core.distributor import Distributor
+from umpack.core.errors import StateError
 from umpack.core.trunk import PbxId
 from umpack.messages.message import CallFacts, EngineFacts, Intent, Kind, Message, MessageId
 from umpack.messages.spool import Spool
@@ -80,10 +81,14 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    directory: Path, *, limits: SpoolLimits = NO_RESERVE, plan: PbxPlan | None = None
+    directory: Path,
+    *,
+    limits: SpoolLimits = NO_RESERVE,
+    plan: PbxPlan | None = None,
+    reach: Callable[[TakingPoint], None] = lambda _: None,
 ) -> AsyncIterator[Rig]:
     async with Spool(directory, "n", limits=limits, quiet=0.0) as spool:
-        reception = Reception(spool, clock.now, spool.disk.abort, ReceptionTimes())
+        reception = Reception(spool, clock.now, spool.disk.abort, ReceptionTimes(), reach)
         async with beside(reception, plan) as (pbx, distributor, driver, complaints):
             yield Rig(pbx, distributor, driver, spool, complaints)
 
@@ -141,6 +146,65 @@ async def test_the_intent_is_durable_before_the_engine_begins(tmp_path: Path) ->
         assert len(umpack.distributor.ledger) == 1
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
+
+
+async def test_a_port_for_both_has_its_record_before_the_answer(tmp_path: Path) -> None:
+    reached: list[TakingPoint] = []
+    async with rig(tmp_path, plan=PbxPlan(speed=10.0), reach=reached.append) as umpack:
+        call = asyncio.create_task(umpack.call("300", brings=FAX))
+        await umpack.until(lambda: TakingPoint.ANSWERED in reached)
+        listening = await umpack.message()
+        assert (listening.state, listening.call.kind) == (MessageState.RECEIVING, Kind.VOICE)
+        await umpack.until(lambda: TakingPoint.BEFORE_ENGINE in reached)
+        heard = await umpack.message()
+        assert (heard.id, heard.call.kind) == (listening.id, Kind.FAX)
+        assert [file.suffix for file in (tmp_path / "receiving").iterdir()] == [".tif"]
+        await call
+        assert (await umpack.message()).state is MessageState.COMMITTED
+        assert reached == list(TakingPoint)
+
+
+async def test_umpack_dies_while_it_listens_and_the_call_has_its_record(tmp_path: Path) -> None:
+    reached: list[TakingPoint] = []
+    async with rig(tmp_path, plan=PbxPlan(speed=1.0), reach=reached.append) as umpack:
+        call = asyncio.create_task(umpack.call("300", brings=FAX))
+        await umpack.until(lambda: TakingPoint.ANSWERED in reached)
+        assert await umpack.driver.close(0.0) == 1
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        (id_,) = (await umpack.spool.adopt()).adopted
+        message = await umpack.spool.message(id_)
+        assert message.call.caller == "0301234"
+        assert message.answered is not None
+        assert message.original is None
+
+
+async def test_a_fault_of_ours_leaves_nothing_live(tmp_path: Path) -> None:
+    """What is not the disk's is nobody's to try again: adoption has it at once."""
+
+    def fall(point: TakingPoint) -> None:
+        if point is TakingPoint.FACTS_READ:
+            raise RuntimeError("a fault of ours")
+
+    async with rig(tmp_path, reach=fall) as umpack:
+        await umpack.call("100", brings=FAX)
+        await umpack.until(lambda: umpack.spool.disk.live == frozenset())
+        (id_,) = (await umpack.spool.adopt()).adopted
+        message = await umpack.spool.message(id_)
+        assert message.original is not None
+        assert message.engine is not None
+        assert message.engine.status == "SUCCESS"  # the PBX has written it down
+
+
+async def test_bytes_that_are_no_text_are_kept_as_they_came(tmp_path: Path) -> None:
+    async with rig(tmp_path) as umpack:
+        name = b"M\xfcller \xff\xc3".decode("utf-8", "surrogateescape")
+        await umpack.pbx.call("100", "0301234", name, hold=60.0, brings=FAX)
+        message, record = await umpack.message(), umpack.record()
+        assert message.call.caller_name_raw == b"M\xfcller \xff\xc3"
+        assert message.call.caller_name == "Müller ÿÃ"
+        assert record.call.caller_name == "M\ufffdller \ufffd\ufffd"
+        assert umpack.complaints == []
 
 
 async def test_a_caller_who_leaves_in_mid_fax_leaves_a_record(tmp_path: Path) -> None:
@@ -264,6 +328,9 @@ async def test_what_umpack_leaves_running_is_adopted(tmp_path: Path) -> None:
         message = await umpack.spool.message(id_)
         assert message.original is not None
         assert (tmp_path / message.original.file).read_bytes() == TIFF
+        assert message.engine is not None
+        assert (message.engine.status, message.engine.pages) == ("SUCCESS", 1)
+        assert list((tmp_path / "receiving").iterdir()) == []
 
 
 async def test_what_a_dead_pbx_leaves_is_adopted(tmp_path: Path) -> None:
@@ -285,6 +352,8 @@ class FailingStore:
         self.step = step
         self.path = directory / "x.tif"
         self.calls: list[CallFacts] = []
+        self.answered: list[MessageId] = []
+        self.engines: list[EngineFacts] = []
 
     async def room_for(self, pages: int = 0, seconds: float = 0.0) -> str:
         return ""
@@ -298,9 +367,20 @@ class FailingStore:
         path = f"{self.path},F" if self.step == "path" else str(self.path)
         return Intent(MessageId("m1"), path)
 
+    async def recast(self, id_: MessageId, kind: Kind, name: str) -> Intent:
+        if self.step == "recast":
+            raise SpoolFault("spool: no space left")
+        return Intent(id_, str(self.path))
+
+    def note_answered(self, id_: MessageId) -> None:
+        self.answered.append(id_)
+
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
+        self.engines.append(engine)
         if self.step == "commit":
             raise SpoolFault("spool: input/output error")
+        if self.step == "unknown":
+            raise StateError("no message")
         return Message(id_, "n", MessageState.COMMITTED, self.calls[-1], "original.tif", 0.0)
 
 
@@ -308,16 +388,20 @@ class FailingStore:
     ("step", "called", "answered"),
     [
         ("intend", "100", False),
-        ("intend", "300", True),
+        ("intend", "300", False),
         ("path", "100", False),
+        ("path", "300", False),
+        ("recast", "300", True),
         ("commit", "100", True),
+        ("unknown", "100", True),
     ],
 )
 async def test_a_disk_that_fails_at_a_step(
     tmp_path: Path, step: str, called: str, answered: bool
 ) -> None:
     lost: list[MessageId] = []
-    reception = Reception(FailingStore(step, tmp_path), clock.now, lost.append)
+    store = FailingStore(step, tmp_path)
+    reception = Reception(store, clock.now, lost.append)
     async with beside(reception, PbxPlan(speed=100.0)) as (pbx, distributor, _, complaints):
         result = await pbx.call(called, brings=FAX, hold=60.0)
         (record,) = distributor.take_records()
@@ -326,7 +410,12 @@ async def test_a_disk_that_fails_at_a_step(
         if answered:
             assert result.answered
             assert len(complaints) == 1
-        assert lost == []
+        assert store.answered == (["m1"] if answered else [])
+        # Owed is what the spool will try again; for all else there is adoption.
+        assert lost == (["m1"] if step == "unknown" else [])
+        if step == "recast":
+            (engine,) = store.engines
+            assert (engine.status, engine.pages) == ("FAILED", None)
 
 
 def facts(**values: str) -> EngineFacts:
