@@ -87,7 +87,12 @@ class AsteriskDriver:
                 plan.pbx, distributor, clock, self._ami.collect, times or PollTimes()
             )
             self._reconciler = Reconciler(
-                distributor, self._ami, plan.pbx, clock, lambda: self._calls.served
+                distributor,
+                self._ami,
+                plan.pbx,
+                clock,
+                lambda: self._calls.served,
+                left=reception.left if reception else None,
             )
             self._hints.on_adopted = self._reconciler.hurry
             self._order_keeper = LastOrderKeeper(distributor, self._ami, plan.pbx)

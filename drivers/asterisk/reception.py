@@ -12,11 +12,9 @@ intent and note are adopted at the next start.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, Protocol
 
 from loguru import logger
@@ -37,14 +35,25 @@ from drivers.asterisk.fax_facts import (
     unanswered,
     voice_facts,
 )
+from drivers.asterisk.reception_commands import (
+    NO_NOTE,
+    NO_TONE,
+    PATH,
+    STATION,
+    TONE,
+    TONES,
+    fax_settings,
+    note_end,
+    record_file,
+)
+from drivers.asterisk.taking_points import TakingPoint
 from drivers.base import Clock
 from umpack.core.calls import Assignment, Call
 from umpack.core.causes import Outcome, Result
+from umpack.core.channel import ChannelId
 from umpack.core.errors import OurFault, PeerFault
-from umpack.core.service import FaxOptions, Service, VoiceOptions
-from umpack.core.trunk import TrunkKind
-from umpack.dialplan.reception import HANDLER
-from umpack.messages.last_words import SUFFIX
+from umpack.core.service import Service
+from umpack.core.trunk import PbxId, TrunkKind
 from umpack.messages.message import (
     CallFacts,
     EngineFacts,
@@ -66,37 +75,8 @@ _LIMIT = 5.0
 _SLACK = 30.0
 """Seconds beyond its own length that a greeting or recording may take."""
 _LONGEST_GREETING = 300.0
-_PATH: Final = re.compile(r"/[0-9A-Za-z._/+-]+")
-"""ReceiveFAX parts its argument at commas, and Asterisk's file functions know `&` and `|`."""
-
-# Asterisk's REPLACE() takes the variable's name, so that no text of the caller's is ever evaluated;
-# a line break would end the answer, and a NUL never comes, as Asterisk's texts are C strings.
-_STATION: Final = command(
-    "GET FULL VARIABLE",
-    "${REPLACE(REMOTESTATIONID," + "".join(rf"\\x{c:02x}" for c in (*range(1, 32), 127)) + ")}",
-)
-# The rates by themselves are only checked against the modems and limit nothing (tried, and read in
-# res_fax_spandsp.c); but they must fit them, or ReceiveFAX ends at once.
-_MODEMS: Final = {
-    4800: {"modem": "v27", "minrate": "2400", "maxrate": "4800"},
-    9600: {"modem": "v27,v29", "minrate": "4800", "maxrate": "9600"},
-}
-_TONE: Final = "TONE_DETECT(1100,400,r)"
-"""CNG (T.30 4.3.3): 1100 Hz for half a second, then three seconds of silence."""
-_TONES: Final = "TONE_DETECT(rx)"
-_NO_TONE: Final = "TONE_DETECT(0,,x)"
 _FAX_FILE: Final = "original.tif"
 _VOICE_FILE: Final = "original.wav"
-
-
-class TakingPoint(Enum):
-    """Places at which a test may end umpack or the PBX; in the order a call passes them."""
-
-    INTENDED = "intent durable, not answered"
-    ANSWERED = "answered, engine not begun"
-    BEFORE_ENGINE = "about to receive or record"
-    ENGINE_DONE = "engine done, facts not read"
-    FACTS_READ = "facts read, not committed"
 
 
 class ReceptionStore(Protocol):
@@ -118,6 +98,9 @@ class ReceptionStore(Protocol):
 
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         """Its call is over."""
+
+    async def receiving(self) -> Sequence[Message]:
+        """All intents that have no end yet, those of dead processes too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +137,20 @@ class Reception:
         self._lost = lost
         self._times = times or ReceptionTimes()
         self._reach = reach
+
+    async def left(self, pbx: PbxId) -> dict[str, ChannelId]:
+        """Calls of a PBX whose receptions have no end, by the uniqueid of the caller's channel,
+        and their ports. None of them if the spool cannot be asked."""
+        try:
+            receiving = await self._store.receiving()
+        except OurFault as fault:
+            logger.error("pbx {}: receptions are not known: {}", pbx, fault)
+            return {}
+        calls = [message.call for message in receiving if message.call.pbx == pbx]
+        return {
+            call.call.removeprefix(f"{pbx}-").rpartition("-")[0]: ChannelId(call.channel)
+            for call in calls
+        }
 
     async def take(
         self, agi: AgiCall, assignment: Assignment, call: Call, answered: Callable[[], None]
@@ -209,13 +206,13 @@ class _Taking:
         if (refusal := await self._obstacle(fax=fax, voice=voice)) is not None:
             return refusal
         if either:
-            await self._ask(set_variable(_TONE, ""))
+            await self._ask(set_variable(TONE, ""))
         try:
             intent = await self._intend(kind, fax=fax, voice=voice)
         except OurFault as fault:
             return _refused(str(fault))
         with _given_up(self._lost, intent):
-            if _PATH.fullmatch(intent.path) is None:
+            if PATH.fullmatch(intent.path) is None:
                 await self._commit(intent, unanswered("no path for Asterisk"))
                 return _refused(f"{intent.path!r} is no path for Asterisk")
             self._reach(TakingPoint.INTENDED)
@@ -240,7 +237,7 @@ class _Taking:
         if (why := await self._store.room_for(pages, seconds)) != "":
             return _refused(why)
         if fax:
-            for line in _fax_settings(self._service.fax):
+            for line in fax_settings(self._service.fax):
                 await self._ask(line)
             ecm = (await self._ask(get_full_variable("FAXOPT(ecm)"))).data
             if ecm not in ("yes", "no"):
@@ -277,8 +274,7 @@ class _Taking:
 
     async def _receive_fax(self, intent: Intent, began: float) -> EngineFacts:
         options = "f" if self._service.fax.t38 else "F"
-        note = intent.path.rpartition(".")[0] + SUFFIX
-        await self._ask(set_variable("CHANNEL(hangup_handler_push)", f"{HANDLER}({note})"))
+        await self._ask(note_end(intent.path))
         self._noting = True
         self._reach(TakingPoint.BEFORE_ENGINE)
         # No limit: the engine has its own for every step (T.30 T1 to T5), and pages may be many.
@@ -290,7 +286,7 @@ class _Taking:
             values = ("", "the PBX has no ReceiveFAX", *values[2:])
         allowed = self._service.fax.ecm
         try:
-            station = (await self._ask(_STATION)).data
+            station = (await self._ask(STATION)).data
         except PeerFault as fault:
             logger.warning("{}: station id of {} not read: {}", self._channel, intent.id, fault)
             station = ""
@@ -318,14 +314,14 @@ class _Taking:
         voice = self._service.voice
         limit = voice.longest + _SLACK
         self._reach(TakingPoint.BEFORE_ENGINE)
-        answer = await self._agi.command(_record_file(path, voice), limit=limit)
+        answer = await self._agi.command(record_file(path, voice), limit=limit)
         self._reach(TakingPoint.ENGINE_DONE)
         cause = (await self._ask(get_full_variable("HANGUPCAUSE"))).data
         return voice_facts(answer, longest=voice.longest, cause=cause)
 
     async def _either(self, intent: Intent) -> EngineFacts:
         kind = await self._listen()
-        await self._ask(set_variable(_NO_TONE, ""))
+        await self._ask(set_variable(NO_TONE, ""))
         if kind is Kind.VOICE:
             return await self._record(intent)
         try:
@@ -349,7 +345,7 @@ class _Taking:
         return Kind.FAX if await self._tones() else Kind.VOICE
 
     async def _tones(self) -> bool:
-        return (await self._ask(get_full_variable(_TONES))).data not in ("", "0")
+        return (await self._ask(get_full_variable(TONES))).data not in ("", "0")
 
     # -- both -------------------------------------------------------------------------------
 
@@ -381,7 +377,7 @@ class _Taking:
             return
         self._noting = False
         try:
-            await self._ask(set_variable("CHANNEL(hangup_handler_pop)", ""))
+            await self._ask(NO_NOTE)
         except PeerFault as fault:
             logger.debug("{}: the order to note its end stands: {}", self._channel, fault)
 
@@ -391,26 +387,6 @@ class _Taking:
 
 def _refused(why: str) -> Outcome:
     return Outcome(Result.REFUSED, NO_ROOM, detail=why)
-
-
-def _fax_settings(options: FaxOptions) -> list[AgiCommand]:
-    settings = {
-        "ecm": "yes" if options.ecm else "no",
-        "localstationid": options.station,
-        "headerinfo": options.header,
-        **_MODEMS.get(options.max_rate, {}),
-    }
-    return [set_variable(f"FAXOPT({name})", value) for name, value in settings.items() if value]
-
-
-def _record_file(path: str, voice: VoiceOptions) -> AgiCommand:
-    arguments = [path, "wav", voice.stop_keys, str(round(voice.longest * 1000))]
-    if voice.beep:
-        arguments.append("BEEP")
-    if voice.silence:
-        # Asterisk takes the sixth word for an offset in samples, if it is a number.
-        arguments.append(f"s={round(voice.silence)}")
-    return command("RECORD FILE", *arguments)
 
 
 @contextmanager

@@ -15,15 +15,18 @@ lists which are older than the ledger by the time they are read:
   server's own limit then stands.
 - Where one of our own legs sits on another B channel than its lease in two lists, the far end has
   moved it (Q.931 5.2.3), and the event that told so was lost: the lease goes after it.
+- A fax goes on when umpack dies, and its caller's channel tells no port. The spool does: it knows
+  the receptions that have no end, and those that are still in the PBX keep their ports.
 - A lease is leaked when two lists in a row, some seconds apart, show nothing dialled by its call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
+from types import MappingProxyType
 from typing import Protocol
 
 from loguru import logger
@@ -58,6 +61,7 @@ _LOAD = 0.05
 
 _SECOND_LOOK = 0.3
 _POLL = 0.1
+NOBODY: Mapping[str, ChannelId] = MappingProxyType({})
 LEAKED = "its channel is gone from the PBX"
 OVER = "gone from the PBX"
 
@@ -108,10 +112,12 @@ def compare(
     callers: Collection[str],
     earlier: Memory,
     asked: float,
+    left: Mapping[str, ChannelId] = NOBODY,
 ) -> Findings:
     """Compare the ledger of now with a list that was asked for at `asked`.
 
-    `callers` are uniqueids of channels whose calls lived here when it was asked for.
+    `callers` are uniqueids of channels whose calls lived here when it was asked for; `left` those
+    of receptions that another umpack has begun, and the ports of these.
     """
     mine = [lease for lease in distributor.ledger if lease.channel.trunk.pbx == pbx]
     own = [lease for lease in mine if lease.pack is not None]
@@ -155,7 +161,15 @@ def compare(
     ]
     sure = [o for o in strangers if earlier.strangers is None or o.uniqueid in earlier.strangers]
     freed = {*over, *leaked, *(lease.token for lease, _ in moved)}
-    adopt = tuple(_places_for(sure, places, _next_in_turn(distributor), freed))
+    adopt = (
+        *_places_for(sure, places, _next_in_turn(distributor), freed),
+        *_ports_for(
+            [by_id[uniqueid] for uniqueid in left if uniqueid in by_id.keys() - living],
+            left,
+            distributor.ledger.channels,
+            freed,
+        ),
+    )
     adopted = {occupant.uniqueid for _, occupant in adopt}
     rest = frozenset(o.uniqueid for o in strangers if o.uniqueid not in adopted)
     return Findings(
@@ -164,6 +178,8 @@ def compare(
 
 
 def _is_on(channel: Channel, occupant: Occupant) -> bool:
+    if channel.trunk.kind.is_service:
+        return True  # it lives, and has no other place than its caller's
     # None: it lives, and only where was not told this time.
     return occupant.place is None or occupant.place == _place(channel)
 
@@ -251,6 +267,19 @@ def _places_for(
             yield channel.id, stranger
 
 
+def _ports_for(
+    callers: Iterable[Occupant],
+    left: Mapping[str, ChannelId],
+    channels: Mapping[ChannelId, Channel],
+    freed: Collection[LeaseToken],
+) -> Iterator[tuple[ChannelId, Occupant]]:
+    """Each the port its record names, if that is still one."""
+    for caller in callers:
+        port = channels.get(left[caller.uniqueid])
+        if port is not None and port.trunk.kind.is_service and _is_free(port, freed):
+            yield port.id, caller
+
+
 def _is_free(channel: Channel, freed: Collection[LeaseToken]) -> bool:
     if channel.lease is None:
         return True
@@ -268,6 +297,7 @@ class Reconciler:
         pbx: PbxId,
         clock: Clock,
         calls: Callable[[], int] = lambda: 0,
+        left: Callable[[PbxId], Awaitable[Mapping[str, ChannelId]]] | None = None,
     ) -> None:
         """`calls`: how many the PBX has sent so far."""
         self.passes = 0
@@ -280,6 +310,7 @@ class Reconciler:
         self._ami = ami
         self._pbx = pbx
         self._now = clock
+        self._left = left
         self._memory = Memory()
         self._dahdi_refused = False
         self._took = 0.0
@@ -326,6 +357,10 @@ class Reconciler:
             await self._look()
 
     async def _look(self) -> Findings:
+        # Only before the first pass can there be receptions of another umpack's.
+        left = NOBODY
+        if self._left is not None and self._memory.strangers is None:
+            left = await self._left(self._pbx)
         asked = self._now()
         callers = {
             uniqueid_of(lease.holder.call)
@@ -336,7 +371,9 @@ class Reconciler:
         dahdi = await self._dahdi() if needs_dahdi(channels) else []
         self._took = self._now() - asked
         present = occupants(channels, dahdi)
-        findings = compare(self._pbx, self._distributor, present, callers, self._memory, asked)
+        findings = compare(
+            self._pbx, self._distributor, present, callers, self._memory, asked, left
+        )
         self._memory = findings.memory
         self._carry_out(findings)
         self.passes += 1

@@ -230,6 +230,10 @@ class Messages:
         self.desk.take(message)
         return message
 
+    async def receiving(self) -> Sequence[Message]:
+        """All intents that have no end yet."""
+        return await self.spool.receiving()
+
     def lost(self, id_: MessageId) -> None:
         """The call's end will not be heard of here: adoption may have what it left."""
         self.spool.disk.abort(id_)

@@ -219,6 +219,10 @@ class Spool:
         """What a reconciliation has to explain."""
         return await self._ask(self.disk.open_calls, limit)
 
+    async def receiving(self) -> Sequence[Message]:
+        """All intents that have no end yet."""
+        return (await self.open_calls()).without_message
+
     async def audit(self, id_: MessageId | None = None, limit: int = 100) -> list[AuditEntry]:
         """Who did what, newest first."""
         return await self._ask(self.disk.audit, id_, limit)

@@ -12,9 +12,11 @@ import pytest
 from loguru import logger
 
 from drivers.asterisk.agi import AgiAnswer
+from drivers.asterisk.ami import AmiAddress
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
 from drivers.asterisk.fax_facts import FAX_VARIABLES, fax_facts, unanswered, voice_facts
-from drivers.asterisk.reception import Reception, ReceptionTimes, TakingPoint
+from drivers.asterisk.reception import Reception, ReceptionTimes
+from drivers.asterisk.taking_points import TakingPoint
 from simulators.asterisk import PbxPlan, SimulatedAsterisk
 from simulators.pbx_reception import FaxMachine, Speaker
 from umpack import clock
@@ -24,6 +26,7 @@ from umpack.core.causes import Result
 from umpack.core.distributor import Distributor
 from umpack.core.errors import StateError
 from umpack.core.trunk import PbxId
+from umpack.mailroom import LivingCalls
 from umpack.messages.message import CallFacts, EngineFacts, Intent, Kind, Message, MessageId
 from umpack.messages.spool import Spool
 from umpack.messages.spool_health import SpoolLimits
@@ -333,6 +336,39 @@ async def test_what_umpack_leaves_running_is_adopted(tmp_path: Path) -> None:
         assert list((tmp_path / "receiving").iterdir()) == []
 
 
+async def test_a_fax_that_outlives_umpack_keeps_its_port_and_is_left_alone(tmp_path: Path) -> None:
+    async with rig(tmp_path, plan=PbxPlan(speed=1.0)) as umpack:
+        slow = asyncio.create_task(umpack.call("100", brings=FaxMachine(TIFF, 1, 30.0)))
+        await umpack.until(lambda: any(c.application == "ReceiveFAX" for c in umpack.pbx.channels))
+        await umpack.driver.close(0.0)
+        message = await umpack.message()
+        # The next umpack: the same spool, and nothing else that knows of the call.
+        distributor = Distributor(parse(SITE, "site.yaml").site)
+        ami = AmiAddress("127.0.0.1", umpack.pbx.ami.port, "umpack", "umpack")
+        reception = Reception(umpack.spool, clock.now, umpack.spool.disk.abort)
+        driver = AsteriskDriver(
+            AsteriskPlan(MAIN, "127.0.0.1", 0, ami), distributor, clock.now, reception=reception
+        )
+        await driver.start()
+        try:
+            umpack.pbx.agi_to("127.0.0.1", driver.agi_port)
+            await umpack.until(lambda: len(distributor.ledger) == 1)
+            (lease,) = distributor.ledger
+            assert (lease.channel.id, lease.pack) == ("fax:1", None)
+            alive = LivingCalls([offer.call.id for offer in distributor.calls])
+            assert message.call.call in alive
+            # `quiet` is nothing here: this alone keeps it from being taken for over.
+            assert (await umpack.spool.adopt(alive)).left == (message.id,)
+            second = asyncio.create_task(umpack.call("101", brings=FaxMachine(TIFF, 1, 30.0)))
+            await umpack.until(lambda: len(distributor.ledger) == 2)
+            assert {held.channel.id for held in distributor.ledger} == {"fax:1", "fax:2"}
+            slow.cancel()
+            second.cancel()
+            await asyncio.gather(slow, second, return_exceptions=True)
+        finally:
+            await driver.close(0.0)
+
+
 async def test_what_a_dead_pbx_leaves_is_adopted(tmp_path: Path) -> None:
     async with rig(tmp_path, plan=PbxPlan(speed=1.0)) as umpack:
         call = asyncio.create_task(umpack.call("200", brings=SPEECH))
@@ -374,6 +410,9 @@ class FailingStore:
 
     def note_answered(self, id_: MessageId) -> None:
         self.answered.append(id_)
+
+    async def receiving(self) -> list[Message]:
+        raise SpoolFault("spool: input/output error")
 
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         self.engines.append(engine)

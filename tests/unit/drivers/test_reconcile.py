@@ -196,6 +196,26 @@ class TestAdoption:
         findings = look(distributor, [stranger("5", 2)], earlier=Memory())
         assert (len(findings.over), findings.adopt) == (1, ())
 
+    def test_a_reception_of_another_umpack_keeps_its_port(self) -> None:
+        fax = trunk("fax", 3, kind=TrunkKind.FAX, dial="Service/{trunk}")
+        distributor = Distributor(one_pack(fax, A))
+        lease = offered(distributor, "1")
+        assert lease.channel.id == "fax:1"
+        left = {name: ChannelId(port) for name, port in {
+            "1": "fax:1",  # of this umpack: its connection lives
+            "2": "fax:2",
+            "3": "fax:3",  # its channel is gone: over
+            "4": "a:1",  # was a port once
+            "5": "gone:1",
+        }.items()}  # fmt: skip
+        present = [caller(name) for name in ("1", "2", "4", "5")]
+        findings = compare(MAIN, distributor, present, {"1"}, Memory(), NOW, left)
+        assert adoptions(findings) == [("fax:2", "2")]
+        adopt(distributor, findings)
+        # It lives as long as its caller's channel, wherever that is.
+        assert look(distributor, [caller("2", "a"), caller("1")]).over == ()
+        assert len(look(distributor, [caller("1")]).over) == 1
+
     def test_another_pbx_is_left_alone(self) -> None:
         elsewhere = trunk("a", 2, pbx=PbxId("other"))
         distributor = Distributor(one_pack(elsewhere))
