@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from PIL import Image, ImageDraw, ImageSequence
 
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
 from drivers.asterisk.reception import Reception, ReceptionTimes
+from drivers.asterisk.taking_points import TakingPoint
 from tests.pbx.beside import MAIN, REPOSITORY, Beside, configuration
 from tests.pbx.lab import SECRET, Lab
 from umpack import clock
@@ -39,8 +42,11 @@ CALLERS = r"""
 [callers]
 exten => fax,1,Set(FAXOPT(ecm)=${ECM})
  same => n,Set(X=x)
+ same => n,GotoIf($["${STATION}" = "bytes"]?bytes)
  same => n,GotoIf($["${STATION}" != "hostile"]?named)
  same => n,Set(STATION=1${REPLACE(X,x,\x0a)}2${REPLACE(X,x,\x1f)}3"$(id))
+ same => n,Goto(named)
+ same => n(bytes),Set(STATION=${REPLACE(X,x,\xff)}${REPLACE(X,x,\xc3)}"%n`$(id)`'|&<)
  same => n(named),Set(FAXOPT(localstationid)=${STATION})
  same => n,Set(TIMEOUT(absolute)=${LEAVES})
  same => n,SendFAX(${FILE},${OPTIONS})
@@ -235,9 +241,12 @@ def sent(lab: Lab, mark: str, seconds: float = 90.0) -> tuple[str, str, str]:
 class ReceivingProcess:
     """A receiving umpack of its own process, made to be killed."""
 
-    def __init__(self, lab: Lab, site: str, directory: Path) -> None:
+    def __init__(
+        self, lab: Lab, site: str, directory: Path, dies_at: TakingPoint | None = None
+    ) -> None:
+        point = [dies_at.name] if dies_at else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.pbx.receiving", site, str(directory)],
+            [sys.executable, "-m", "tests.pbx.receiving", site, str(directory), *point],
             cwd=REPOSITORY, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -249,6 +258,10 @@ class ReceivingProcess:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    def wait(self, seconds: float) -> int:
+        """Until it has died by itself; how."""
+        return self._process.wait(seconds)
+
     def kill(self) -> None:
         """As the kernel's out-of-memory killer would; may be called twice."""
         self._process.kill()
@@ -257,10 +270,14 @@ class ReceivingProcess:
         self._process.stdout.close()
 
 
-async def _serve(site: str, directory: Path) -> None:
+async def _serve(site: str, directory: Path, dies_at: TakingPoint | None) -> None:
+    def reach(point: TakingPoint) -> None:
+        if point is dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     async with Spool(directory, NODE, limits=NO_RESERVE) as spool:
         distributor = Distributor(configuration(site, 1).site)
-        reception = Reception(spool, clock.now, spool.disk.abort)
+        reception = Reception(spool, clock.now, spool.disk.abort, reach=reach)
         plan = AsteriskPlan(MAIN, "127.0.0.1", 0, None)
         driver = AsteriskDriver(plan, distributor, clock.now, reception=reception)
         await driver.start()
@@ -269,4 +286,6 @@ async def _serve(site: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(_serve(
+        sys.argv[1], Path(sys.argv[2]), TakingPoint[sys.argv[3]] if sys.argv[3:] else None
+    ))  # fmt: skip

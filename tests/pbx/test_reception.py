@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import asyncio
 import os
+import signal
 import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from drivers.asterisk.taking_points import TakingPoint
 from tests.pbx.beside import lab_config, port_of, until
 from tests.pbx.lab import Lab
 from tests.pbx.receiving import (
@@ -115,6 +117,7 @@ async def test_faxes_arrive_whole_several_at_once(lab: Lab, place: Path) -> None
         ("105", [page(n) for n in (9, 10, 11)], {"ecm": False}),
         ("106", [page(12), page(13)], by_sip),
         ("107", [page(14)], {"via": "PJSIP/{called}@plain"}),
+        ("109", [page(16)], {"station": "bytes"}),
         ("208", [page(15)], {**by_sip, "options": "f"}),
     ]
     for called, pages, more in everyone:
@@ -151,6 +154,8 @@ async def test_faxes_arrive_whole_several_at_once(lab: Lab, place: Path) -> None
         assert received["104"].engine is not None
         # Every byte that came; the channel's text of it has lost its control characters.
         assert received["104"].engine.station == b'1\n2\x1f3"$(id)'
+        assert received["109"].engine is not None
+        assert received["109"].engine.station == b"\xff\xc3\"%n`$(id)`'|&<"
         ports = {message.call.channel for message in received.values()}
         assert len(ports) == len(jobs)
         records = um.records
@@ -223,6 +228,58 @@ async def test_umpack_killed_in_mid_page_and_all_is_adopted_whole(lab: Lab, plac
         assert len(samples) > 8000
         assert loudness(samples, 1000) > 0.9
         assert store.adopt().adopted == ()
+
+
+@pytest.mark.parametrize(
+    ("called", "point"),
+    [
+        ("101", TakingPoint.BEFORE_ENGINE),
+        ("101", TakingPoint.ENGINE_DONE),
+        ("401", TakingPoint.FACTS_READ),
+    ],
+)
+async def test_umpack_dies_at_a_step_of_a_fax(
+    lab: Lab, place: Path, called: str, point: TakingPoint
+) -> None:
+    pages = [page(1)]
+    spool = place / "spool"
+    with ReceivingProcess(lab, SITE, spool, point) as process:
+        machine = Machine(fax_file(place, "a", pages), called)
+        await asyncio.to_thread(machine.start, lab, point.name)
+        assert await asyncio.to_thread(process.wait, 90) == -signal.SIGKILL
+    told = await asyncio.to_thread(sent, lab, point.name)
+    await asyncio.to_thread(lab.wait_channels, 0)
+    with DiskSpool(spool, "lab", limits=NO_RESERVE, quiet=0.0) as store:
+        (id_,) = store.adopt().adopted
+        message = store.message(id_)
+        (only,) = store.messages()
+        assert (only.id, message.call.kind, message.call.called) == (id_, Kind.FAX, called)
+        engine = message.engine
+        assert engine is not None
+        if point is TakingPoint.BEFORE_ENGINE:  # the engine was never told to begin
+            assert told[0] != "SUCCESS"
+            assert message.original is None
+            assert outcome(message) is Outcome.FAILED
+        else:
+            assert told[:2] == ("SUCCESS", "1")
+            assert (engine.status, engine.pages, engine.ecm) == ("SUCCESS", 1, True)
+            assert await _judged(original(place, message), message) is Outcome.WHOLE
+            assert rasters(original(place, message)) == [raster_of(image) for image in pages]
+        assert os.listdir(spool / "receiving") == []
+
+
+async def test_umpack_dies_while_it_listens_and_the_call_has_its_record(
+    lab: Lab, place: Path
+) -> None:
+    spool = place / "spool"
+    with ReceivingProcess(lab, SITE, spool, TakingPoint.ANSWERED) as process:
+        speak(lab, "440", wait=20, leaves=15, called="401")
+        assert await asyncio.to_thread(process.wait, 90) == -signal.SIGKILL
+    await asyncio.to_thread(lab.wait_channels, 0)
+    with DiskSpool(spool, "lab", limits=NO_RESERVE, quiet=0.0) as store:
+        (id_,) = store.adopt().adopted
+        message = store.message(id_)
+        assert (message.call.called, message.call.caller) == ("401", "0301234")
 
 
 async def test_asterisk_killed_in_mid_page_and_umpack_adopts_what_it_left(

@@ -233,7 +233,8 @@ class Adopter:
         if original is not None:
             why = "its file came after its record"
             self._faults.reach(FaultPoint.ADOPT_PLACED)
-            self._writer.do(lambda db: records.attach(db, known.id, original, why, now))
+            engine = self._completed(known.engine or EngineFacts(), original)
+            self._writer.do(lambda db: records.attach(db, known.id, original, engine, why, now))
             found.adopted.append(known.id)
 
     def _places(self, found: _Found, now: float) -> None:

@@ -128,14 +128,16 @@ def commit(
     return fetch(db, id_)
 
 
-def attach(db: Db, id_: MessageId, original: Original, why: str, now: float) -> None:
+def attach(
+    db: Db, id_: MessageId, original: Original, engine: EngineFacts, why: str, now: float
+) -> None:
     """A file that came late to a message recorded without one, and not sent on yet."""
     message = fetch(db, id_)
     if message.state is not MessageState.COMMITTED or message.original is not None:
         raise StateError(f"message {id_}: has its file, or is past {message.state.value}")
     db.execute(
-        "UPDATE messages SET file = ?, size = ?, sha256 = ?, adopted = ? WHERE id = ?",
-        (original.file, original.size, original.sha256, stored(why), id_),
+        "UPDATE messages SET file = ?, size = ?, sha256 = ?, engine = ?, adopted = ? WHERE id = ?",
+        (original.file, original.size, original.sha256, engine_cell(engine), stored(why), id_),
     )
     note(db, now, "umpack", "attach", id_, why)
 

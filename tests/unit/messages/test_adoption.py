@@ -147,6 +147,17 @@ def test_a_file_in_its_place_that_no_record_knows_of_is_found(tmp_path: Path) ->
         assert spool.message(message.id).adopted == "its file came after its record"
 
 
+def test_a_file_that_comes_late_tells_what_it_knows(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        message = spool.commit(spool.intend(call(1)).id, EngineFacts("FAILED", "HANGUP", 0))
+        (tmp_path / "receiving" / f"{message.id}.tif").write_bytes(FAX)
+        assert spool.adopt().adopted == (message.id,)
+        engine = spool.message(message.id).engine
+        assert engine is not None
+        assert (engine.status, engine.error, engine.pages) == ("FAILED", "HANGUP", 0)
+        assert (engine.station, engine.ecm) == (b"+49 30 1", True)
+
+
 def test_it_is_a_message_of_its_own_if_the_record_has_gone_on(tmp_path: Path) -> None:
     with opened(tmp_path) as spool:
         message = spool.commit(spool.intend(call(1)).id, EngineFacts())
