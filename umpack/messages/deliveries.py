@@ -5,7 +5,8 @@ A claim is a lease with a token: only who holds it can say how the sending ended
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from sqlite3 import Connection as Db
 
 from loguru import logger
@@ -13,7 +14,8 @@ from loguru import logger
 from umpack.core.errors import LeaseError, OurFault, StateError
 from umpack.journal.rows import Cell, stored
 from umpack.messages import records
-from umpack.messages.message import Decision, Delivery, Message, MessageId, Recipient
+from umpack.messages.message import Decision, Delivery, Form, Message, MessageId, Recipient
+from umpack.messages.spool_rows import form_cell
 from umpack.messages.states import (
     OPEN,
     RECIPIENT,
@@ -92,6 +94,41 @@ def end(
     _move(db, recipient, event, now, changes)
 
 
+def shape(db: Db, id_: MessageId, number: int, form: Form) -> None:
+    """Fix in which form the mail of a delivery is written, from its first try on."""
+    db.execute(
+        "UPDATE recipients SET form = ? WHERE message = ? AND number = ?",
+        (form_cell(form), id_, number),
+    )
+
+
+def add_note(db: Db, held: Recipient, now: float, domain: str) -> None:
+    """Tell the recipient of a message that was too large for its server: an edition of its own,
+    without the files, one for each address. The dead letter stays what it is."""
+    message = records.fetch(db, held.message)
+    told = {one.address for one in message.recipients if one.form and one.form.note}
+    if held.address in told or (held.form and held.form.note):
+        return
+    base = held.form or Form("", "")
+    form = replace(base, bare=(), without=(), note=True)
+    _add_edition(db, message, [held.address], now, domain, {held.address: form})
+    detail = f"no. {held.number}; too large, told without files"
+    records.note(db, now, "umpack", "note", held.message, detail)
+
+
+def _add_edition(
+    db: Db,
+    message: Message,
+    addresses: Sequence[str],
+    now: float,
+    domain: str,
+    forms: Mapping[str, Form],
+) -> None:
+    edition = 1 + max((r.edition for r in message.recipients), default=1)
+    new_id = f"<{message.id}.{edition}@{domain}>"
+    records.add_recipients(db, message, addresses, edition, new_id, float(int(now)), now, forms)
+
+
 def close_one(
     db: Db, id_: MessageId, number: int, event: RecipientEvent, why: str, now: float
 ) -> None:
@@ -150,15 +187,18 @@ def decide(
         else:
             records.close(db, id_, now)
     else:
+        forms: dict[str, Form] = {}
         if what is Decision.RESEND:
-            latest = max((r.edition for r in chosen), default=0)
-            addresses = [r.address for r in chosen if number is not None or r.edition == latest]
+            # A note is no edition of the message: who has had one is to have the message.
+            proper = [r for r in chosen if number is not None or not (r.form and r.form.note)]
+            latest = max((r.edition for r in proper), default=0)
+            again = [r for r in proper if number is not None or r.edition == latest]
+            addresses = [r.address for r in again]
+            forms = {r.address: Form(r.form.language, r.form.attach) for r in again if r.form}
             if not addresses:
                 raise StateError(f"message {id_}: sent to nobody yet, nothing to send again")
         _close(db, chosen, by, what, now, needed=False)
-        edition = 1 + max((r.edition for r in message.recipients), default=1)
-        new_id = f"<{id_}.{edition}@{domain}>"
-        records.add_recipients(db, message, addresses, edition, new_id, float(int(now)), now)
+        _add_edition(db, message, addresses, now, domain, forms)
     target = "all" if number is None else f"no. {number}"
     detail = "; ".join(part for part in (target, ", ".join(addresses), why) if part)
     records.note(db, now, by, what.value, id_, detail)

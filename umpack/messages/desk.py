@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,13 +19,14 @@ from loguru import logger
 from umpack.core.errors import OurFault, StateError, UmpackError
 from umpack.messages.directory import Mailboxes
 from umpack.messages.enclosures import BROKEN, Enclosures
-from umpack.messages.message import Decision, DocumentFacts, Kind, Message, MessageId
+from umpack.messages.message import Decision, DocumentFacts, Form, Kind, Message, MessageId
 from umpack.messages.outcomes import (
     Bundle,
     BundlePolicy,
     Caller,
     Outcome,
     caller_of,
+    miscounted,
     notices,
     outcome,
     relation,
@@ -86,6 +87,7 @@ class Desk:
         self._bound: dict[MessageId, MessageId] = {}
         self._failures: Counter[MessageId] = Counter()
         self._later: list[tuple[float, Message]] = []
+        self._mismatches: dict[MessageId, float] = {}
         self._scan_at = 0.0
         self._wake = asyncio.Event()
 
@@ -140,6 +142,12 @@ class Desk:
         stuck = [*self._new, *self._working.values(), *(message for _, message in self._later)]
         stuck += [parked.bundle.main for parked in self._parked]
         return min((m.committed for m in stuck if m.committed is not None), default=None)
+
+    @property
+    def mismatches(self) -> Mapping[MessageId, float]:
+        """Messages of the last day of which the engine had received something else than is in the
+        file, and when that was found: worth an alarm, as a full disk looks so."""
+        return dict(self._mismatches)
 
     def __repr__(self) -> str:
         waiting = sum(map(len, self._waiting.values()))
@@ -235,6 +243,8 @@ class Desk:
                 message = await self._spool.describe(
                     message.id, found, link.earlier if link is not None else None
                 )
+            if miscounted(message) and message.id not in self._mismatches:
+                await self._accuse(message)
         except UmpackError as fault:
             logger.warning("{}: cannot be examined now: {}", message.id, fault)
             self._again(message)
@@ -243,6 +253,15 @@ class Desk:
         caller = caller_of(message)
         self._waiting[caller][message.id] = message
         await self._judge(caller)
+
+    async def _accuse(self, message: Message) -> None:
+        engine, document = message.engine, message.document
+        heard = engine.pages if engine and message.call.kind is Kind.FAX else "sound"
+        there = document.pages_tiff if document else 0
+        words = f"received {heard}, in the file {there}: was the disk full?"
+        logger.error("{}: {}", message.id, words)
+        await asyncio.to_thread(self._spool.disk.log, RULE, "mismatch", message.id, words)
+        self._mismatches[message.id] = self._now()
 
     async def _facts(self, message: Message) -> DocumentFacts:
         try:
@@ -294,6 +313,9 @@ class Desk:
             self._told.setdefault(caller, []).append(message)
 
     def _forget(self, now: float) -> None:
+        past = [id_ for id_, at in self._mismatches.items() if not now - _DAY < at <= now + _DAY]
+        for id_ in past:
+            del self._mismatches[id_]
         old = now - 2 * self._policy.longest
         for caller, told in list(self._told.items()):
             fresh = [one for one in told if (one.committed or one.started) >= old]
@@ -317,7 +339,11 @@ class Desk:
                 await self._note(other.id, f"{_TOLD_IN}{main.id}")
             if others:
                 await self._note(main.id, _TELLS_OF + " ".join(other.id for other in others))
-            message = await self._spool.address(main.id, [m.address for m in found.mailboxes])
+            # As the directory has it now: at the next try it may say something else.
+            forms: dict[str, Form] = {
+                m.address: Form(m.language, m.attach.value) for m in found.mailboxes
+            }
+            message = await self._spool.address(main.id, list(forms), forms)
         except StateError:
             message = await self._spool.message(main.id)
             if not message.recipients:  # closed by a person in the meantime

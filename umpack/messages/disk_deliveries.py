@@ -21,7 +21,7 @@ from umpack.core.errors import OurFault
 from umpack.journal.rows import stored
 from umpack.messages import deliveries, records
 from umpack.messages.fault_points import FaultPoint, FaultPoints
-from umpack.messages.message import Decision, Delivery, Message, MessageId, MessageIds
+from umpack.messages.message import Decision, Delivery, Form, Message, MessageId, MessageIds
 from umpack.messages.spool_archive import SpoolArchive
 from umpack.messages.spool_schema import SpoolFault
 from umpack.messages.spool_writer import Job, SpoolWriter, prove_writable
@@ -77,9 +77,23 @@ class DiskDeliveries(SpoolArchive):
         """4xx, or no server was reached: due again at `next_at`."""
         self._end(delivery, RecipientEvent.DEFERRED, now, next_at, server=server, why=why)
 
-    def refused(self, delivery: Delivery, now: float, why: str, server: str = "") -> None:
-        """5xx: a dead letter, for a person to decide on."""
-        self._end(delivery, RecipientEvent.REFUSED, now, server=server, reply=why, why=why)
+    def refused(
+        self, delivery: Delivery, now: float, why: str, server: str = "", *, note: bool = False
+    ) -> None:
+        """5xx: a dead letter, for a person to decide on. With `note` the recipient is told of it
+        in a mail without the files, addressed in the same transaction."""
+
+        def told(db: sqlite3.Connection) -> None:
+            deliveries.add_note(db, delivery.recipient, now, self._domain)
+
+        self._end(
+            delivery, RecipientEvent.REFUSED, now, then=told if note else None,
+            server=server, reply=why, why=why,
+        )  # fmt: skip
+
+    def shape(self, id_: MessageId, number: int, form: Form) -> None:
+        """Fix in which form the mail of a delivery is written."""
+        self._do(lambda db: deliveries.shape(db, id_, number, form))
 
     def uncertain(
         self, delivery: Delivery, now: float, next_at: float, why: str, server: str
@@ -152,6 +166,7 @@ class DiskDeliveries(SpoolArchive):
         event: RecipientEvent,
         now: float,
         next_at: float | None = None,
+        then: Job[None] | None = None,
         **words: str,
     ) -> None:
         columns: dict[str, str | float] = {key: stored(text) for key, text in words.items() if text}
@@ -159,11 +174,13 @@ class DiskDeliveries(SpoolArchive):
             columns["next_at"] = next_at
         self._reach(FaultPoint.OUTCOME_BEFORE_ROW)
 
+        def ended(db: sqlite3.Connection) -> None:
+            deliveries.end(db, delivery, event, now, **columns)
+            if then is not None:
+                then(db)
+
         def attempt() -> None:
-            self._do(
-                lambda db: deliveries.end(db, delivery, event, now, **columns),
-                FaultPoint.OUTCOME_ROW,
-            )
+            self._do(ended, FaultPoint.OUTCOME_ROW)
 
         held = delivery.recipient
         self._or_owe(f"outcome of {held.message} to no. {held.number}", attempt)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from umpack.messages.message import (
     CallFacts,
     DocumentFacts,
     EngineFacts,
+    Form,
     Intent,
     Kind,
     Message,
@@ -227,11 +228,14 @@ class DiskSpool(DiskDeliveries):
         """Keep what was found in the original, and which earlier message it repeats."""
         return self._do(lambda db: records.describe(db, id_, document, related))
 
-    def address(self, id_: MessageId, addresses: Sequence[str]) -> Message:
-        """Name the recipients; each is due at once. Once only: `StateError`."""
+    def address(
+        self, id_: MessageId, addresses: Sequence[str], forms: Mapping[str, Form] | None = None
+    ) -> Message:
+        """Name the recipients, and by address in which form they get it; each is due at once.
+        Once only: `StateError`."""
         now = self.now()
         message = self._do(
-            lambda db: records.address(db, id_, addresses, now), FaultPoint.ADDRESS_ROW
+            lambda db: records.address(db, id_, addresses, now, forms), FaultPoint.ADDRESS_ROW
         )
         self._reach(FaultPoint.ADDRESS_DONE)
         return message

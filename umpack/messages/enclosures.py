@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Final
 
 from umpack.core.errors import OurFault
-from umpack.messages.conversion import convert
+from umpack.messages.conversion import ConversionFault, convert
 from umpack.messages.document import ConversionLimits, Flaw, FlawKind, Verdict
 from umpack.messages.mail import Files
 from umpack.messages.message import DocumentFacts, Kind, Message
-from umpack.messages.voice import Coded, Coding, code, read_wav, tool_for
+from umpack.messages.voice import (
+    SHORTEST,
+    Coded,
+    Coding,
+    Sound,
+    SoundFlaw,
+    code,
+    read_wav,
+    tool_for,
+)
 
 PDF: Final = "document.pdf"
 BROKEN: Final = Verdict(None, flaws=(Flaw(FlawKind.BROKEN),)).facts()
@@ -40,35 +49,48 @@ class Enclosures:
         limits: ConversionLimits | None = None,
         coding: Coding = Coding.AS_RECORDED,
         conversions: int = 2,
+        shortest: float = SHORTEST,
     ) -> None:
-        """Raises `ConfigError` if there is no program for the coding."""
+        """`shortest`: seconds, below which a recording is none. Raises `ConfigError` if there is no
+        program for the coding."""
         self._directory = directory.absolute()
         self._limits = limits or ConversionLimits()
         self._coding = coding
         self._tool = tool_for(coding) if coding is not Coding.AS_RECORDED else ()
+        self._shortest = shortest
         self._slots = asyncio.Semaphore(conversions)
 
     async def examine(self, message: Message) -> DocumentFacts:
         """What is in the original. Raises `OurFault` if it cannot be given to the converter."""
         if message.call.kind is Kind.VOICE:
             data = await asyncio.to_thread(self._original, message)
-            flaws = read_wav(data).flaws if _is_wav(message) else ()
+            sound = read_wav(data) if _is_wav(message) else Sound()
+            flaws = list(sound.flaws)
+            if sound.seconds is not None and sound.seconds < self._shortest:
+                flaws += [] if SoundFlaw.EMPTY in flaws else [SoundFlaw.SHORT]
             return DocumentFacts(fault="; ".join(flaw.value for flaw in flaws))
         return (await self._convert(message))[0]
 
-    async def files(self, message: Message) -> Files:
-        """All that can be attached. Raises `EnclosureFault`; a missing PDF is none."""
+    async def files(self, message: Message, *, bare: bool = False) -> Files:
+        """All that can be attached; with `bare` only what needs no conversion.
+
+        Raises `EnclosureFault` if the original cannot be had, `ConversionFault` if what is made of
+        it is not there and cannot be made now.
+        """
         if message.original is None:
             return Files()
         original = await asyncio.to_thread(self._original, message)
         if message.call.kind is Kind.VOICE:
             mended = read_wav(original).mended if _is_wav(message) else None
-            return Files(original, coded=await self._coded(message), mended=mended)
-        if not (message.document and message.document.pages_pdf):
+            coded = None if bare or not self._tool else await self._coded(message)
+            return Files(original, coded=coded, mended=mended)
+        if bare or not (message.document and message.document.pages_pdf):
             return Files(original)
         pdf = await asyncio.to_thread(self._kept_pdf, message)
         if pdf is None:
             pdf = (await self._convert(message))[1]
+        if pdf is None:
+            raise ConversionFault(f"message {message.id}: no PDF, though there has been one")
         return Files(original, pdf)
 
     async def _convert(self, message: Message) -> tuple[DocumentFacts, bytes | None]:
@@ -82,11 +104,12 @@ class Enclosures:
             await asyncio.to_thread(self._keep_pdf, message, document.pdf)
         return document.verdict.facts(), document.pdf
 
-    async def _coded(self, message: Message) -> Coded | None:
-        if not self._tool:
-            return None
+    async def _coded(self, message: Message) -> Coded:
         async with self._slots:
-            return await code(self._path(message), self._coding, self._tool)
+            coded = await code(self._path(message), self._coding, self._tool)
+        if coded is None:
+            raise ConversionFault(f"message {message.id}: {self._tool[0]} made nothing of it")
+        return coded
 
     def _path(self, message: Message) -> Path:
         if message.original is None:

@@ -16,6 +16,8 @@ from umpack.messages.message import Kind, Message
 from umpack.messages.outcomes import Outcome, Relation, outcome
 from umpack.messages.templates import Templates
 
+_DAY = 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
@@ -25,7 +27,8 @@ class Circumstances:
     attached: str
     relation: Relation | None = None
     others: Sequence[Message] = ()
-    kept_until: float | None = None
+    keep: float | None = None
+    """Seconds for which the original is kept after the delivery to all."""
 
 
 def facts_of(
@@ -52,7 +55,7 @@ def facts_of(
         "adopted": texts.line(message.adopted, 200),
         "related": _relation(around.relation, templates),
         "tries": "".join(f"\n- {_try(other, templates, zone)}" for other in around.others),
-        "kept": "" if around.kept_until is None else _time(around.kept_until, zone),
+        "kept": "",
         "checksum": original.sha256 if original else "",
         "size": str(original.size) if original else "",
         "counts": "",
@@ -73,6 +76,10 @@ def facts_of(
     else:
         names = "station seconds bitrate ecm resolution transport status error cause"
         facts |= dict.fromkeys(names.split(), "")
+    if around.keep is not None and original is not None:
+        # Not a date: when all will have it is not known, and the mail is the same at every try.
+        days = f"{around.keep / _DAY:g}"
+        facts["kept"] = templates.word("kept for", days=days, id=message.id)
     if document is not None and call.kind is Kind.FAX:
         facts["counts"] = templates.word(
             "counted",

@@ -26,6 +26,9 @@ _MAILBOX: Final = re.compile(
     rf"(?:{_ATOM}(?:\.{_ATOM})*|{_QUOTED})@(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.IPv]+\])"
 )
 _MESSAGE_ID: Final = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>")
+_TOO_LARGE: Final = re.compile(r"(?<![\d.])5\.(?:3\.4|2\.3)(?![\d.])")
+_FULL: Final = re.compile(r"(?<![\d.])5\.2\.2(?![\d.])")
+_STORAGE: Final = 552
 _BARE: Final = re.compile(rb"\r\n|\r|\n")
 
 
@@ -136,6 +139,14 @@ class Refused:
 
     why: str
     code: int
+
+    @property
+    def too_large(self) -> bool:
+        """Whether a smaller mail might be taken (RFC 5321 4.2.3, RFC 3463 3.3 and 3.4); a mailbox
+        that is full has no room for that one either."""
+        if _FULL.search(self.why):
+            return False
+        return self.code == _STORAGE or bool(_TOO_LARGE.search(self.why))
 
 
 @dataclass(frozen=True, slots=True)

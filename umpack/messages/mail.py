@@ -45,6 +45,8 @@ class MailPlan:
     fallback: str = "en"
     """The language for those whose language there are no texts for."""
     bounce_keys: bool = True
+    keep: float | None = None
+    """Seconds for which originals are kept after their delivery to all."""
 
     def __post_init__(self) -> None:
         address(self.sender)
@@ -97,9 +99,9 @@ class Composer:
         *,
         relation: Relation | None = None,
         others: Sequence[Enclosed] = (),
-        kept_until: float | None = None,
     ) -> Letter:
-        """The mail of a message to one recipient; `others` are further tries of the bundle.
+        """The mail of a message to one recipient; `others` are further tries of the bundle. What
+        is not attached by the recipient's form is said.
 
         Raises `LetterError` for an address that is none.
         """
@@ -112,11 +114,10 @@ class Composer:
         )
         around = Circumstances(
             mailbox.address,
-            ", ".join(f"{a.name} ({templates.word(a.word)})" for a in attachments)
-            or templates.word("nothing attached"),
+            _said_of_files(message, recipient, attachments, templates),
             relation,
             [other.message for other in others],
-            kept_until,
+            self._plan.keep,
         )
         facts = facts_of(message, around, templates, self._plan.zone)
         section = _section(message)
@@ -173,6 +174,8 @@ class Composer:
             mail["X-CallID"] = call
         mail["X-Umpack-Id"] = message.id
         mail["X-Umpack-Result"] = outcome(message).value
+        if _doubtful(message):
+            mail["X-Umpack-Quality"] = "doubtful"
         mail["Auto-Submitted"] = "auto-generated"
         mail["X-Auto-Response-Suppress"] = "All"
 
@@ -197,12 +200,39 @@ def _section(message: Message) -> str:
             return "fax failed"
 
 
+def _doubtful(message: Message) -> bool:
+    """A fax that looks bad, or of which something had to be guessed: its PDF is not all there is
+    to be said, even if every page is in it."""
+    if message.call.kind is Kind.VOICE or message.document is None:
+        return False
+    return bool(flaws_of(message.document.fault))
+
+
+def _said_of_files(
+    message: Message,
+    recipient: Recipient,
+    attachments: Sequence[_Attachment],
+    templates: Templates,
+) -> str:
+    form = recipient.form
+    if form is not None and form.note:
+        return templates.word("too large", id=message.id)
+    names = ", ".join(f"{a.name} ({templates.word(a.word)})" for a in attachments)
+    said = [names or templates.word("nothing attached")]
+    if form is not None:
+        said += [templates.word("not converted", id=id_) for id_ in form.bare]
+        said += [templates.word("not readable", id=id_) for id_ in form.without]
+    return "; ".join(said)
+
+
 def _caller(message: Message) -> str:
     return texts.number(message.call.caller) or texts.header(message.call.caller, 40)
 
 
 def _attachments(enclosed: Enclosed, wish: Attach, zone: tzinfo) -> list[_Attachment]:
     message, files = enclosed
+    if outcome(message) is Outcome.EMPTY:
+        return []  # the noise of a caller who hung up at the beep; its record has it
     begun = datetime.fromtimestamp(message.started, UTC).astimezone(zone)
     caller = texts.number(message.call.caller) or "unknown"
     stem = f"{message.call.kind.value}-{begun:%Y%m%d-%H%M%S}-{caller}"
@@ -221,7 +251,7 @@ def _attachments(enclosed: Enclosed, wish: Attach, zone: tzinfo) -> list[_Attach
     if files.pdf is not None and wish is not Attach.ORIGINAL:
         name = texts.file_name(stem, ".pdf")
         found.append(_Attachment(files.pdf, "application/pdf", name, "pdf"))
-    doubtful = files.pdf is None or outcome(message) is not Outcome.WHOLE
+    doubtful = files.pdf is None or outcome(message) is not Outcome.WHOLE or _doubtful(message)
     if files.original is not None and (doubtful or wish is not Attach.PDF):
         found.append(_original(message, files.original, stem, "original"))
     return found

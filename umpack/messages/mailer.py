@@ -313,7 +313,8 @@ class Mailer:
                 await spool.sent(held, now, end.server, end.reply, end.queue_id or "")
             case Refused():
                 logger.error("{} to no. {}: {}", held.message.id, held.recipient.number, end.why)
-                await spool.refused(held, now, end.why)
+                # Whoever cannot have it shall know of it, and where it is.
+                await spool.refused(held, now, end.why, note=end.too_large)
             case Deferred():
                 next_at, last = self._next(held, now, end.retry_after, reached=end.reached)
                 await spool.failed(held, now, next_at, end.why)

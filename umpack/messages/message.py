@@ -99,6 +99,25 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """What two mails of one message could differ in, fixed before the first of them goes out.
+
+    A directory may say something else at the next try, a converter may work again; but under one
+    Message-ID there is one mail (fax.md 3: receivers drop a changed copy without a word).
+    """
+
+    language: str
+    attach: str
+    """A value of `directory.Attach`."""
+    bare: tuple[MessageId, ...] = ()
+    """Whose files go as they were received, as they could not be converted."""
+    without: tuple[MessageId, ...] = ()
+    """Tries told of besides, whose files cannot be read."""
+    note: bool = False
+    """It only tells of the message: with its files it was too large for a server."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recipient:
     """One delivery of one message to one address."""
 
@@ -124,6 +143,8 @@ class Recipient:
     why: str = ""
     changed: float = 0.0
     decided: Decided | None = None
+    form: Form | None = None
+    """None until somebody knows: the sender fixes it then (`Scribe`)."""
 
     def __repr__(self) -> str:
         return f"<{self.message} to no. {self.number}: {self.state.value}, {self.tries} tries>"

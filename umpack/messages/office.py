@@ -68,7 +68,7 @@ class Alarm:
     """Something a person should know; `since` in epoch seconds."""
 
     kind: str
-    """late, dead letters, ambiguous, spool, mail system, server, directory, no record."""
+    """late, dead letters, ambiguous, spool, pages, mail system, server, directory, no record."""
     what: str
     since: float
 
@@ -311,6 +311,9 @@ class Messages:
         elif health.free_bytes < self.plan.reserve:
             words = f"{health.free_bytes // 1_000_000} MB free: calls are refused"
             found.append(("spool", words, now))
+        if wrong := self.desk.mismatches:
+            words = f"{len(wrong)} received otherwise than they are on disk: {', '.join(wrong)}"
+            found.append(("pages", words[:300], min(wrong.values())))
         if self.mailer.away_since is not None:
             found.append(("mail system", "no relay can be reached", self.mailer.away_since))
         found += [("server", name, now) for name in self._resting()]
@@ -350,7 +353,7 @@ class Messages:
         plan = self.plan
         zone: tzinfo = ZoneInfo(plan.timezone) if plan.timezone else _local()
         mail = MailPlan(
-            Address(plan.sender), plan.sender_name, zone, plan.language, plan.bounce_keys
+            Address(plan.sender), plan.sender_name, zone, plan.language, plan.bounce_keys, plan.keep
         )
         return Composer(mail, read_languages(plan.texts))
 

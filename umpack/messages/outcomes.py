@@ -13,8 +13,15 @@ from typing import TypeAlias
 
 from umpack.core.errors import ConfigError
 from umpack.messages import texts
-from umpack.messages.document import LOSING, flaws_of
+from umpack.messages.document import LOSING, FlawKind, flaws_of
 from umpack.messages.message import Kind, Message, MessageId
+from umpack.messages.voice import SHORTEST, SoundFlaw
+
+_NO_SOUND = frozenset({SoundFlaw.EMPTY.value, SoundFlaw.SHORT.value})
+_UNCOUNTED = frozenset({
+    FlawKind.FILE_SIZE, FlawKind.TIME, FlawKind.MEMORY, FlawKind.BROKEN, FlawKind.PAGES
+})  # fmt: skip
+"""Flaws of a file whose pages nobody has counted to the end."""
 
 
 class Outcome(Enum):
@@ -32,14 +39,16 @@ class Outcome(Enum):
 def outcome(message: Message) -> Outcome:
     """How it ended, by the engine's word, the file, and what was found in it."""
     engine, document = message.engine, message.document
-    if message.original is None:
+    if message.call.kind is Kind.VOICE and _silent(message):
+        return Outcome.EMPTY
+    if message.original is None and message.call.kind is Kind.FAX:
         fax = engine is not None and bool(engine.station or engine.bitrate or engine.pages)
         # Answered as a fax, and nobody saw the end: its sender may believe that it was sent.
         unknown = engine is None or engine.status == "UNKNOWN"
         fax |= unknown and message.answered is not None
-        if message.call.kind is Kind.FAX and fax:
-            return Outcome.FAILED
-        return Outcome.EMPTY
+        return Outcome.FAILED if fax else Outcome.EMPTY
+    if message.original is None:
+        return Outcome.INCOMPLETE
     sound = engine is not None and engine.status == "SUCCESS"
     if message.adopted:
         # Only a count tells all there is from all there was, and only faxes are counted.
@@ -54,6 +63,36 @@ def outcome(message: Message) -> Outcome:
     elif document is not None:
         sound = sound and not document.fault
     return Outcome.WHOLE if sound else Outcome.INCOMPLETE
+
+
+def _silent(message: Message) -> bool:
+    """Whether nobody has said anything: by the recorder's count and by the file."""
+    engine, document = message.engine, message.document
+    if engine is not None and (engine.seconds or 0.0) >= SHORTEST:
+        return False  # what it has heard and is not there was lost, by a full disk say
+    faults = document.fault.split("; ") if document is not None else ()
+    return message.original is None or not _NO_SOUND.isdisjoint(faults)
+
+
+def miscounted(message: Message) -> bool:
+    """Whether the engine had received something else than is in the file.
+
+    Both count the same pages, even of a call that broke off; an engine that could not write goes
+    on and confirms them to the sender all the same, so that this is how a full disk shows.
+    """
+    engine, document = message.engine, message.document
+    if engine is None:
+        return False
+    if message.call.kind is Kind.VOICE:
+        return message.original is None and (engine.seconds or 0.0) >= SHORTEST
+    if message.original is None:
+        return bool(engine.pages)
+    if engine.pages is None or document is None or document.pages_tiff is None:
+        return False
+    flaws = flaws_of(document.fault)
+    if any(flaw.kind in _UNCOUNTED and flaw.page is None for flaw in flaws):
+        return False
+    return engine.pages != document.pages_tiff
 
 
 Caller: TypeAlias = tuple[Kind, str, str]
@@ -156,7 +195,7 @@ def _best(group: Sequence[Message]) -> Bundle:
 
 
 def _any_file(group: Iterable[Message]) -> bool:
-    return any(message.original is not None for message in group)
+    return any(one.original is not None and outcome(one) is not Outcome.EMPTY for one in group)
 
 
 def _end(message: Message) -> float:

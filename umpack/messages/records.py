@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from sqlite3 import Connection as Db
 
 from loguru import logger
@@ -13,12 +13,19 @@ from umpack.messages.message import (
     CallFacts,
     DocumentFacts,
     EngineFacts,
+    Form,
     Kind,
     Message,
     MessageId,
     Original,
 )
-from umpack.messages.spool_rows import call_columns, document_cell, engine_cell, message_of
+from umpack.messages.spool_rows import (
+    call_columns,
+    document_cell,
+    engine_cell,
+    form_cell,
+    message_of,
+)
 from umpack.messages.states import ENDED, MessageEvent, MessageState, RecipientState, derived
 from umpack.messages.states import next_message as _next
 
@@ -142,13 +149,20 @@ def attach(
     note(db, now, "umpack", "attach", id_, why)
 
 
-def address(db: Db, id_: MessageId, addresses: Sequence[str], now: float) -> Message:
-    """Name who is to have it; due at once. `StateError` if that has been done."""
+def address(
+    db: Db,
+    id_: MessageId,
+    addresses: Sequence[str],
+    now: float,
+    forms: Mapping[str, Form] | None = None,
+) -> Message:
+    """Name who is to have it, and in which form by address; due at once. `StateError` if that has
+    been done."""
     if not addresses:
         raise StateError(f"message {id_}: addressed to nobody")
     message = fetch(db, id_)
     _next(message.state, MessageEvent.ADDRESS)
-    add_recipients(db, message, addresses, 1, message.message_id, message.date or now, now)
+    add_recipients(db, message, addresses, 1, message.message_id, message.date or now, now, forms)
     return fetch(db, id_)
 
 
@@ -160,16 +174,17 @@ def add_recipients(
     message_id: str,
     date: float,
     now: float,
+    forms: Mapping[str, Form] | None = None,
 ) -> None:
     """One row each, however often an address is named; then the message's state follows."""
     after = len(message.recipients) + 1
     age = now if message.committed is None else message.committed
     db.executemany(
         "INSERT INTO recipients (message, number, address, edition, message_id, date, state,"
-        " age, next_at, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " age, next_at, changed, form) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (message.id, number, stored(to), edition, message_id, date,
-             RecipientState.QUEUED.value, age, now, now)
+             RecipientState.QUEUED.value, age, now, now, form_cell((forms or {}).get(to)))
             for number, to in enumerate(dict.fromkeys(addresses), after)
         ],
     )  # fmt: skip

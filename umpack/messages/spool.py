@@ -7,7 +7,7 @@ has begun goes on when its caller is cancelled, as callers hang up in the midst 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from umpack.messages.message import (
     Delivery,
     DocumentFacts,
     EngineFacts,
+    Form,
     Intent,
     Kind,
     Message,
@@ -127,9 +128,15 @@ class Spool:
         """Keep what was found in the original."""
         return await self._ask(self.disk.describe, id_, document, related)
 
-    async def address(self, id_: MessageId, addresses: Sequence[str]) -> Message:
+    async def address(
+        self, id_: MessageId, addresses: Sequence[str], forms: Mapping[str, Form] | None = None
+    ) -> Message:
         """Name the recipients."""
-        return await self._ask(self.disk.address, id_, addresses)
+        return await self._ask(self.disk.address, id_, addresses, forms)
+
+    async def shape(self, id_: MessageId, number: int, form: Form) -> None:
+        """Fix in which form the mail of a delivery is written."""
+        await self._ask(self.disk.shape, id_, number, form)
 
     async def unaddressed(self, limit: int = 100) -> list[Message]:
         """What nobody has been named for yet, oldest first."""
@@ -159,9 +166,11 @@ class Spool:
         """4xx, or no server was reached."""
         await self._ask(self.disk.failed, delivery, now, next_at, why, server)
 
-    async def refused(self, delivery: Delivery, now: float, why: str, server: str = "") -> None:
-        """5xx: a dead letter."""
-        await self._ask(self.disk.refused, delivery, now, why, server)
+    async def refused(
+        self, delivery: Delivery, now: float, why: str, server: str = "", *, note: bool = False
+    ) -> None:
+        """5xx: a dead letter; with `note` its recipient is told."""
+        await self._ask(self.disk.refused, delivery, now, why, server, note=note)
 
     async def uncertain(
         self, delivery: Delivery, now: float, next_at: float, why: str, server: str

@@ -15,6 +15,7 @@ from umpack.messages.message import (
     Decided,
     DocumentFacts,
     EngineFacts,
+    Form,
     Kind,
     Message,
     MessageId,
@@ -47,6 +48,11 @@ def engine_cell(engine: EngineFacts) -> str:
 def document_cell(document: DocumentFacts) -> str:
     """One cell of JSON."""
     return stored_json(asdict(document))
+
+
+def form_cell(form: Form | None) -> str | None:
+    """One cell of JSON."""
+    return None if form is None else stored_json(asdict(form))
 
 
 def message_of(row: sqlite3.Row, recipients: Iterable[sqlite3.Row]) -> Message:
@@ -112,7 +118,16 @@ def recipient_of(row: sqlite3.Row) -> Recipient:
         why=loaded(row["why"]),
         changed=row["changed"],
         decided=decided,
+        form=_form_of(row["form"]),
     )
+
+
+def _form_of(cell: str | None) -> Form | None:
+    if cell is None:
+        return None
+    facts: dict[str, Any] = loaded_json(cell)
+    ids = {key: tuple(map(MessageId, facts[key])) for key in ("bare", "without")}
+    return Form(**{**facts, **ids})
 
 
 def _engine_of(cell: str | None) -> EngineFacts | None:

@@ -100,6 +100,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX audit_message ON audit (message)",
     ),
     ("ALTER TABLE messages ADD COLUMN answered REAL",),
+    ("ALTER TABLE recipients ADD COLUMN form TEXT",),
 )
 """One entry per schema version, from 1; entries are only ever added."""
 

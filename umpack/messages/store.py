@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from umpack.core.calls import CallId
@@ -13,6 +13,7 @@ from umpack.messages.message import (
     Delivery,
     DocumentFacts,
     EngineFacts,
+    Form,
     Intent,
     Kind,
     Message,
@@ -55,8 +56,13 @@ class MessageStore(Protocol):
     ) -> Message:
         """Keep what was found in the original."""
 
-    async def address(self, id_: MessageId, addresses: Sequence[str]) -> Message:
-        """Name the recipients."""
+    async def address(
+        self, id_: MessageId, addresses: Sequence[str], forms: Mapping[str, Form] | None = None
+    ) -> Message:
+        """Name the recipients, and by address the form of their mails."""
+
+    async def shape(self, id_: MessageId, number: int, form: Form) -> None:
+        """Fix the form of one."""
 
     async def unaddressed(self, limit: int = 100) -> list[Message]:
         """What nobody has been named for yet, oldest first."""
@@ -80,8 +86,10 @@ class MessageStore(Protocol):
     ) -> None:
         """4xx, or nobody there."""
 
-    async def refused(self, delivery: Delivery, now: float, why: str, server: str = "") -> None:
-        """5xx."""
+    async def refused(
+        self, delivery: Delivery, now: float, why: str, server: str = "", *, note: bool = False
+    ) -> None:
+        """5xx; with `note` the recipient is told of it without the files."""
 
     async def uncertain(
         self, delivery: Delivery, now: float, next_at: float, why: str, server: str

@@ -16,7 +16,10 @@ from typing import Final
 from umpack.core.errors import ConfigError
 from umpack.messages.conversion import run
 
-_SHORTEST: Final = 12
+SHORTEST: Final = 1.0
+"""Seconds of a recording that may be a message. Who hangs up at the beep leaves a few tenths of a
+second of the line's noise; even "call me" with the breath before it takes longer than a second."""
+_SHORTEST_FILE: Final = 12
 _MOST_CHUNKS: Final = 64
 _FORMATS: Final = {1: "PCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 49: "GSM 06.10"}
 
@@ -27,6 +30,7 @@ class SoundFlaw(Enum):
     NOT_WAV = "not a WAV"
     NO_FORMAT = "no format in the header"
     EMPTY = "no sound"
+    SHORT = "shorter than a message"
     LENGTHS = "lengths in the header wrong"
     CUT = "ends before its length"
 
@@ -46,7 +50,7 @@ class Sound:
 
 def read_wav(data: bytes) -> Sound:
     """Look at a recording (RIFF/WAVE, little endian). Never raises."""
-    if len(data) < _SHORTEST or data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+    if len(data) < _SHORTEST_FILE or data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return Sound(flaws=(SoundFlaw.NOT_WAV,))
     at, form = 12, b""
     for _ in range(_MOST_CHUNKS):

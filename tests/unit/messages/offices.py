@@ -31,11 +31,11 @@ TEXTS = Path(__file__).parents[3] / "etc" / "mail"
 MEMORY = Path("/dev/shm")
 """Syncs cost time here and prove nothing."""
 WAV = (
-    b"RIFF" + (36 + 800).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
-    + bytes.fromhex("01000100401f0000803e000002001000") + b"data" + (800).to_bytes(4, "little")
-    + bytes(800)
+    b"RIFF" + (36 + 19_200).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    + bytes.fromhex("01000100401f0000803e000002001000") + b"data" + (19_200).to_bytes(4, "little")
+    + bytes(19_200)
 )  # fmt: skip
-"""A twentieth of a second of silence, 8 kHz, 16 bit."""
+"""As long as a message must be, and a little: 1.2 s, 8 kHz, 16 bit, not a word."""
 
 
 @contextmanager
@@ -144,7 +144,7 @@ async def spoken(messages: Messages, number: int = 1) -> Message:
     """One voice message: no child process is needed for it."""
     intent = await messages.intend(facts(number, Kind.VOICE), "original.wav")
     await asyncio.to_thread(Path(intent.path).write_bytes, WAV)
-    return await messages.commit(intent.id, EngineFacts("SUCCESS", seconds=0.05))
+    return await messages.commit(intent.id, EngineFacts("SUCCESS", seconds=1.2))
 
 
 def mail_of(accepted: Accepted) -> EmailMessage:
