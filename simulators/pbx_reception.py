@@ -117,7 +117,7 @@ class CallReception:
             "FAXSTATUS": "SUCCESS" if whole else "FAILED",
             "FAXERROR": error,
             "FAXPAGES": str(machine.pages if machine and whole else 0),
-            "FAXBITRATE": "14400" if machine else "0",
+            "FAXBITRATE": "14400",
             "FAXRESOLUTION": "8031x3850" if machine else "0x0",
             "FAXMODE": "audio",
             "REMOTESTATIONID": machine.station if machine else "",

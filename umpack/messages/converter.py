@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
         data = _input(limits)
-        verdict, pdf = _judged(data, limits, (hint[0], hint[1]) if hint else None)
+        verdict, pdf = judged(data, limits, (hint[0], hint[1]) if hint else None)
     except MemoryError:
         verdict, pdf = _only(FlawKind.MEMORY), b""
     with open(answer, "wb") as out:
@@ -59,9 +59,11 @@ def _only(kind: FlawKind) -> Verdict:
     return Verdict(None, flaws=(Flaw(kind),))
 
 
-def _judged(
+def judged(
     data: bytes, limits: ConversionLimits, hint: tuple[int, int] | None
 ) -> tuple[Verdict, bytes]:
+    """What a file is worth, and the PDF of what can be read; whatever is in it. Only a process
+    that is confined may be asked about a stranger's."""
     if len(data) > limits.file:
         return _only(FlawKind.FILE_SIZE), b""
     try:

@@ -132,9 +132,10 @@ async def received(
     content: bytes = b"",
     engine: EngineFacts = WHOLE,
     call: CallFacts | None = None,
+    name: str = "original.tif",
 ) -> Message:
     """One fax, as a call brings it; without content an empty call."""
-    intent = await messages.intend(call or facts(number))
+    intent = await messages.intend(call or facts(number), name)
     if content:
         await asyncio.to_thread(Path(intent.path).write_bytes, content)
     return await messages.commit(intent.id, engine)

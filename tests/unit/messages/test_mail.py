@@ -20,7 +20,7 @@ from umpack.messages.directory import Attach, Mailbox
 from umpack.messages.document import FlawKind
 from umpack.messages.letter import Address, Letter, LetterError
 from umpack.messages.mail import Composer, Enclosed, Files, MailPlan, bounced
-from umpack.messages.message import DocumentFacts, EngineFacts, Kind, Message
+from umpack.messages.message import DocumentFacts, EngineFacts, Form, Kind, Message
 from umpack.messages.outcomes import Relation, RelationKind
 from umpack.messages.templates import TemplateFault, read_languages, read_templates
 from umpack.messages.voice import Coded
@@ -35,7 +35,7 @@ HEADERS = {
     "X-CallingTelephoneNumber", "X-FaxNumberOfPages", "X-CallID", "X-Umpack-Id",
     "X-Umpack-Result", "Auto-Submitted", "X-Auto-Response-Suppress", "Content-Type",
     "MIME-Version", "X-AttachmentOrder", "Content-Transfer-Encoding", "X-VoiceMessageDuration",
-    "X-VoiceMessageSenderName",
+    "X-VoiceMessageSenderName", "X-Umpack-Quality",
 }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_body_says_all_that_is_known() -> None:
         "anna@example.org", "Anna",
     ):  # fmt: skip
         assert fact in text, fact
-    assert "Kept until" not in text  # nobody said until when
+    assert "Kept" not in text  # nobody said how long
     assert "$" not in text
 
 
@@ -139,6 +139,42 @@ def test_failed_conversion_sends_the_original() -> None:
     assert "the conversion broke down" in text_of(mail)
     strange = message(document=DocumentFacts(0, 0, 0, (), "not a TIFF"))
     assert "application/octet-stream" in attached(read(compose(strange, Files(b"MZ")))).values()
+
+
+@pytest.mark.parametrize(
+    "fault", ["page 1: bad rows (30)", "page 2: almost wholly black", "page list damaged",
+              "page 1: resolution assumed"],
+)  # fmt: skip
+def test_what_looks_bad_comes_with_its_original_and_says_so(fault: str) -> None:
+    one = message(document=replace(DOCUMENT, fault=fault))
+    mail = read(compose(one))
+    assert mail["Subject"].startswith("[Fax] from")
+    assert mail["X-Umpack-Quality"] == "doubtful"
+    assert list(attached(mail).values()) == ["application/pdf", "image/tiff"]
+    assert text_of(mail).splitlines()[1].startswith("QUALITY IN DOUBT: ")
+    first = "\n".join(text_of(mail).splitlines()[:5])
+    assert all(fact in first for fact in ("4930200012", "+4930777", "Pages: 2"))
+    assert "QUALITÄT ZWEIFELHAFT" in text_of(read(compose(one, language="de")))
+    assert read(compose(message()))["X-Umpack-Quality"] is None
+
+
+def test_what_is_not_attached_is_said() -> None:
+    one, other = message(2), message(1)
+    form = Form("en", "pdf", bare=(one.id,), without=(other.id,))
+    letter = COMPOSER.compose(
+        Enclosed(one, Files(b"II*\0")), recipient(one, form=form), box(),
+        others=[Enclosed(other, Files())],
+    )  # fmt: skip
+    text = text_of(read(letter))
+    assert f"{one.id} could not be converted and is attached as it was received" in text
+    assert f"the file of {other.id} cannot be read at present and is not attached" in text
+    note = replace(form, bare=(), without=(), note=True)
+    letter = COMPOSER.compose(Enclosed(one, Files()), recipient(one, form=note), box())
+    mail = read(letter)
+    assert attached(mail) == {}
+    assert "the mail server does not take mails as large" in text_of(mail)
+    assert f"ask whoever runs umpack for {one.id}" in text_of(mail)
+    assert mail["Subject"] == "[Fax] from +4930777 to 4930200012, pages: 2"
 
 
 @pytest.mark.parametrize(
@@ -212,16 +248,16 @@ def test_repeat_is_linked(kind: RelationKind) -> None:
 
 def test_bundle_lists_the_tries_and_brings_their_files() -> None:
     one, other = message(2), message(1, at=START, engine=BROKEN)
-    letter = COMPOSER.compose(
-        Enclosed(one, FILES), recipient(one), box(), others=[Enclosed(other, FILES)],
-        kept_until=START + 86400 * 30,
-    )  # fmt: skip
+    composer = Composer(replace(PLAN, keep=86400.0 * 30), LANGUAGES)
+    letter = composer.compose(
+        Enclosed(one, FILES), recipient(one), box(), others=[Enclosed(other, FILES)]
+    )
     mail = read(letter)
     assert other.id in text_of(mail)
     assert "Earlier tries of this caller:\n- 2023-11-14 23:12:20+01:00: incomplete" in text_of(mail)
     assert "Earlier tries" not in text_of(read(compose(one)))
     assert "Disconnected after permitted retries" in text_of(mail)
-    assert "Kept until: 2023-12-14" in text_of(mail)
+    assert f"Kept: 30 days after all have it; to see it: umpack fax show {one.id}" in text_of(mail)
     assert len(attached(mail)) == 3
     assert "fax-20231114-231220-+4930777-2.pdf" in attached(mail)
 

@@ -23,7 +23,7 @@ from tests.unit.messages.offices import (
     tiff,
 )
 from tests.unit.messages.receptions import START, Time
-from umpack.messages.message import Decision, EngineFacts
+from umpack.messages.message import Decision, EngineFacts, Kind
 from umpack.messages.states import MessageState, RecipientState
 
 
@@ -231,6 +231,62 @@ async def test_empty_calls_make_no_mails(count: int) -> None:
             found = await messages.spool.messages(2000)
             assert {one.state for one in found} == {MessageState.DECIDED}
             assert len(found) == count
+
+
+NOBODY = EngineFacts(
+    "FAILED", "The call dropped prematurely", pages=0, bitrate=14400, t38=False, seconds=5.0,
+    cause=16,
+)  # fmt: skip
+BEEP = WAV[:40] + (3200).to_bytes(4, "little") + WAV[44:3244]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("kind", "content", "engine"),
+    [
+        (Kind.FAX, b"", NOBODY),
+        (Kind.VOICE, WAV[:44], EngineFacts("FAILED", seconds=0.0)),
+        (Kind.VOICE, BEEP, EngineFacts("SUCCESS", seconds=0.2)),
+    ],
+    ids=["person on a fax number", "no sound", "hung up at the beep"],
+)
+async def test_a_thousand_callers_who_say_nothing_make_no_mails(
+    kind: Kind, content: bytes, engine: EngineFacts
+) -> None:
+    time = Time(START)
+    with in_memory() as directory:
+        async with MailServer() as server, office(directory, server.port, now=time) as messages:
+            for number in range(1000):
+                call = facts(number, kind)
+                name = "original.tif" if kind is Kind.FAX else "original.wav"
+                await received(messages, content=content, engine=engine, call=call, name=name)
+            await settle(messages)
+            time.now += 3601.0
+            await settle(messages)
+            assert server.connections == 0
+            assert (await messages.look()).alarms == ()
+            found = await messages.spool.messages(2000)
+            assert [one.state for one in found] == [MessageState.DECIDED] * 1000
+            assert len({one.call.caller for one in found}) == 1000
+            # The record is there, and so is the file until its retention is over.
+            assert len(list((directory / "spool").rglob("original.wav"))) == (
+                1000 if content else 0
+            )
+            assert await messages.spool.purge(0.0, 1e9) == 0
+
+
+async def test_a_word_makes_a_mail_and_tells_of_the_beeps_before(tmp_path: Path) -> None:
+    async with MailServer() as server, office(tmp_path, server.port) as messages:
+        for content, seconds in ((BEEP, 0.2), (WAV, 1.2)):
+            await received(
+                messages, content=content, engine=EngineFacts("SUCCESS", seconds=seconds),
+                call=facts(1, Kind.VOICE), name="original.wav",
+            )  # fmt: skip
+            await settle(messages)
+        (accepted,) = server.accepted
+        mail = mail_of(accepted)
+        assert attached(mail) == [("audio/wav", WAV)]
+        assert "nothing was sent" in text_of(mail)
 
 
 async def test_tries_of_one_caller_are_told_in_one_mail_and_closed_when_it_has_arrived() -> None:

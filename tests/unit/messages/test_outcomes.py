@@ -15,6 +15,7 @@ from umpack.messages.outcomes import (
     Outcome,
     Relation,
     RelationKind,
+    miscounted,
     notices,
     outcome,
     relation,
@@ -22,6 +23,13 @@ from umpack.messages.outcomes import (
 
 POLICY = BundlePolicy(quiet=600, longest=3600)
 NOTHING = EngineFacts(status="FAILED", error="no carrier")
+BEEP = replace(ENGINE, seconds=0.2)
+SHORT = DocumentFacts(fault="shorter than a message")
+PERSON = EngineFacts(
+    "FAILED", "The call dropped prematurely", pages=0, bitrate=14400, t38=False, seconds=5.0,
+    cause=16,
+)  # fmt: skip
+"""Of somebody who spoke on a fax number, as Asterisk 22 tells it."""
 HANDSHAKE = replace(NOTHING, station=b"+49 30 777")
 
 
@@ -69,13 +77,56 @@ def partial(number: int, at: float, hashes: tuple[str, ...] = ("aa",)) -> Messag
         (message(engine=None), Outcome.INCOMPLETE),
         (failed(1, START), Outcome.FAILED),
         (empty(1, START), Outcome.EMPTY),
+        (message(engine=PERSON, document=None, original=None), Outcome.EMPTY),
+        (
+            message(engine=replace(PERSON, resolution="204x98"), document=None, original=None),
+            Outcome.FAILED,
+        ),
         (message(kind=Kind.VOICE, document=None), Outcome.WHOLE),
-        (message(kind=Kind.VOICE, document=DocumentFacts(fault="no sound")), Outcome.INCOMPLETE),
-        (message(kind=Kind.VOICE, original=None), Outcome.EMPTY),
+        (message(kind=Kind.VOICE, engine=BEEP, document=None), Outcome.WHOLE),
+        (
+            message(kind=Kind.VOICE, engine=BEEP, document=DocumentFacts(fault="no sound")),
+            Outcome.EMPTY,
+        ),
+        (message(kind=Kind.VOICE, engine=BEEP, document=SHORT), Outcome.EMPTY),
+        (message(kind=Kind.VOICE, engine=None, document=SHORT, adopted="x"), Outcome.EMPTY),
+        (message(kind=Kind.VOICE, engine=NOTHING, original=None), Outcome.EMPTY),
+        # The recorder has heard a minute, and it is not on the disk.
+        (message(kind=Kind.VOICE, document=SHORT), Outcome.INCOMPLETE),
+        (message(kind=Kind.VOICE, original=None), Outcome.INCOMPLETE),
     ],
 )
 def test_outcomes(one: Message, how: Outcome) -> None:
     assert outcome(one) is how
+
+
+@pytest.mark.parametrize(
+    ("one", "wrong"),
+    [
+        (message(), False),
+        (message(engine=replace(ENGINE, pages=4)), True),
+        (message(engine=replace(BROKEN, pages=1)), True),
+        (message(engine=replace(ENGINE, pages=None)), False),
+        (message(engine=None), False),
+        (message(document=None), False),
+        (message(document=DocumentFacts(0, 0, 0, (), "conversion took too long")), False),
+        (message(document=DocumentFacts(0, 0, 0, (), "not a TIFF")), True),
+        (message(original=None, document=None), True),
+        (failed(1, START), False),
+        (message(kind=Kind.VOICE), False),
+        (message(kind=Kind.VOICE, original=None), True),
+        (message(kind=Kind.VOICE, original=None, engine=NOTHING), False),
+    ],
+)
+def test_what_was_received_and_is_not_in_the_file(one: Message, wrong: bool) -> None:
+    assert miscounted(one) is wrong
+
+
+def test_a_try_with_nothing_in_it_does_not_keep_back_what_comes_after() -> None:
+    beep = message(1, kind=Kind.VOICE, engine=BEEP, document=SHORT)
+    after = message(2, at=START + 60, kind=Kind.VOICE, engine=BROKEN, document=None)
+    (bundle,) = notices([beep, after], (), START + 61, POLICY).mails
+    assert (bundle.main, bundle.others) == (after, (beep,))
 
 
 def test_whole_fax_goes_at_once_with_what_failed_before() -> None:
