@@ -36,6 +36,9 @@ class FaxMachine:
     pages: int = 1
     seconds: float = 0.0
     station: str = ""
+    confirmed: bytes = b""
+    """What the engine has written of it when the caller leaves in the midst."""
+    confirmed_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +114,15 @@ class CallReception:
         whole = machine is not None and took >= machine.seconds
         if machine is not None and whole:
             await asyncio.to_thread(Path(path).write_bytes, machine.tiff)
+        elif machine is not None and machine.confirmed:
+            await asyncio.to_thread(Path(path).write_bytes, machine.confirmed)
+        pages = 0 if machine is None else machine.pages if whole else machine.confirmed_pages
         error = "" if whole else "HANGUP" if call.gone else "TIMEOUT"
         words = "OK" if whole else "The call dropped prematurely" if call.gone else "Timed out"
         for name, value in {
             "FAXSTATUS": "SUCCESS" if whole else "FAILED",
             "FAXERROR": error,
-            "FAXPAGES": str(machine.pages if machine and whole else 0),
+            "FAXPAGES": str(pages),
             "FAXBITRATE": "14400",
             "FAXRESOLUTION": "8031x3850" if machine else "0x0",
             "FAXMODE": "audio",
