@@ -107,9 +107,10 @@ def add_note(db: Db, held: Recipient, now: float, domain: str) -> None:
     without the files, one for each address. The dead letter stays what it is."""
     message = records.fetch(db, held.message)
     told = {one.address for one in message.recipients if one.form and one.form.note}
-    if held.address in told or (held.form and held.form.note):
+    if held.address in told:
         return
-    base = held.form or Form("", "")
+    # By the row: the sender may have fixed the form after the claim.
+    base = _recipient(message, held.number).form or Form("", "")
     form = replace(base, bare=(), without=(), note=True)
     _add_edition(db, message, [held.address], now, domain, {held.address: form})
     detail = f"no. {held.number}; too large, told without files"

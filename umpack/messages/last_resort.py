@@ -38,6 +38,8 @@ def plain_letter(
     mail["X-Umpack-Id"] = message.id
     mail["Auto-Submitted"] = "auto-generated"
     what = "The original is attached." if original is not None else "Nothing was received."
+    if original is None and message.original is not None:
+        what = "The original is too large for this mail server; it is kept."
     mail.set_content(_TEXT.format(what=what, id=message.id), charset="us-ascii", cte="7bit")
     if original is not None:
         found = _SUFFIX.search(message.name, len(message.name) - 9 if len(message.name) > 9 else 0)

@@ -296,6 +296,7 @@ async def test_who_cannot_have_it_is_told_of_it(tmp_path: Path, script: Script) 
         assert f"ask whoever runs umpack for {message.id}" in text_of(mail)
         record = await messages.spool.message(message.id)
         assert states(record) == [("dead letter", False), ("delivered", True)]
+        assert {r.form.attach for r in record.recipients if r.form} == {"both"}
         assert [alarm.kind for alarm in (await messages.look()).alarms][:1] == ["dead letters"]
         (entry,) = [e for e in await messages.spool.audit(message.id) if e.what == "note"]
         assert "no. 1; too large" in entry.detail
@@ -306,6 +307,21 @@ async def test_who_cannot_have_it_is_told_of_it(tmp_path: Path, script: Script) 
         assert len(server.accepted) == 2
         assert len(attached(mail_of(server.accepted[1]))) == 2
         assert (await messages.spool.message(message.id)).state.value == "delivered"
+
+
+async def test_a_note_is_in_the_language_fixed_by_the_first_try(tmp_path: Path) -> None:
+    file = tmp_path / "mailboxes.csv"
+    file.write_text("number,addresses,language\n49302000123,anna@site.test,de\n")
+    async with (
+        MailServer(Script(size=6000)) as server,
+        office(tmp_path, server.port, directories=(file,)) as messages,
+    ):
+        message = await received(messages, content=tiff(2))
+        # Named by a hand, so that the sender fixes the form after its claim.
+        await messages.spool.address(message.id, ["anna@site.test"])
+        await messages.mailer.turn()
+        (note,) = server.accepted
+        assert "nicht annimmt" in text_of(mail_of(note))
 
 
 async def test_a_note_is_sent_once_and_never_about_a_note(tmp_path: Path) -> None:
