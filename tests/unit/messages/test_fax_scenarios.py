@@ -47,6 +47,8 @@ from umpack.messages.spool_schema import SpoolFault
 from umpack.messages.states import MessageState
 from umpack.web.messages_api import whole
 
+pytestmark = pytest.mark.timeout(180)  # a converter is a process of its own, and nice
+
 PAGES = [picture(number, rows=300) for number in range(1, 6)]
 MACHINE = "+49 30 777"
 
@@ -94,7 +96,6 @@ BOOK = [
 ]
 
 
-@pytest.mark.timeout(180)
 async def test_scenario_03_hostile_texts_reach_every_sink_clean_and_the_record_raw(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -410,7 +411,6 @@ def zoo() -> dict[str, Animal]:
     }  # fmt: skip
 
 
-@pytest.mark.timeout(180)
 async def test_scenario_07_the_zoo_of_files() -> None:
     animals = zoo()
     with in_memory() as directory:

@@ -35,6 +35,8 @@ from umpack.messages.scribe import POISONED, Scribe
 from umpack.messages.spool_schema import APPLICATION_ID, MIGRATIONS
 from umpack.messages.states import RecipientState
 
+pytestmark = pytest.mark.timeout(180)  # a converter is a process of its own, and nice
+
 LOST = Act("", then=Then.RESET, stored=True)
 OK = "250 2.0.0 Ok: queued as 2"
 
