@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import count
+from pathlib import Path
 
 from umpack.core.calls import Assignment, Call, CallId, CallRecord, Decision
 from umpack.core.causes import CauseTable, Outcome, Result
 from umpack.core.channel import ChannelId
 from umpack.core.dial import DialTemplate
 from umpack.core.distributor import Distributor
-from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_policy import HealthPolicy, PackPolicy
 from umpack.core.pack import PackId, PackPlan, Strategy
 from umpack.core.routes import Pattern, Route
 from umpack.core.site import Site
 from umpack.core.trunk import PbxId, Trunk, TrunkId, TrunkKind
 
 MAIN = PbxId("main")
+_TEXTS = Path(__file__).parents[1] / "etc" / "mail"
+MESSAGES = f"""messages:
+  sender: um@example.org
+  default_mailbox: um@example.org
+  relays: [127.0.0.1]
+  texts: {_TEXTS}
+"""
+"""The section a configuration file needs if it has services."""
 _DIALS = {
     TrunkKind.S2M: "DAHDI/{channel}/{called}",
     TrunkKind.S0: "DAHDI/{channel}/{called}",
@@ -109,8 +118,10 @@ def site(
     *,
     causes: CauseTable | None = None,
     policy: HealthPolicy | None = None,
+    pack_policy: PackPolicy | None = None,
 ) -> Site:
-    """A site; without `routes` everything goes to the first pack. `policy` is every trunk's."""
+    """A site; without `routes` everything goes to the first pack. `policy` is every trunk's,
+    `pack_policy` every pack's."""
     trunks = tuple(trunks)
     plans = {pack.id: pack for pack in packs}
     if routes is None:
@@ -121,6 +132,7 @@ def site(
         routes=tuple(routes),
         causes=causes or CauseTable(),
         policies={t.id: policy for t in trunks} if policy else {},
+        pack_policies=dict.fromkeys(plans, pack_policy) if pack_policy else {},
     )
 
 

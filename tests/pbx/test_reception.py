@@ -41,6 +41,7 @@ from tests.pbx.receiving import (
 from tests.pbx.root import Root
 from tests.pbx.sipp import Caller, Server, finals
 from tests.ports import free_port
+from tests.sites import MESSAGES
 from umpack.core.calls import Ending, Reason
 from umpack.core.causes import Result
 from umpack.messages.conversion import convert
@@ -53,7 +54,9 @@ from umpack.messages.states import MessageState
 
 pytestmark = [pytest.mark.pbx, pytest.mark.timeout(900)]  # the first run builds the root
 
-SITE = """
+SITE = (
+    MESSAGES
+    + """
 trunks:
   fax: {kind: fax, channels: 12, station: "+49 30 99"}
   audio: {kind: fax, channels: 2, t38: false, max_rate: 9600}
@@ -74,6 +77,7 @@ routes:
   - {called: "4XX", pack: auto}
   - {called: "5XX", pack: both}
 """
+)
 Pages = Sequence[Image.Image]
 
 

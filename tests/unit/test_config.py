@@ -184,6 +184,36 @@ def test_bare_no_is_a_word_where_no_is_one() -> None:
     assert CAUSE_VERDICTS[34].elsewhere is Elsewhere.TRUNK  # the built-in table is untouched
 
 
+def test_packs_and_trunks_may_have_rows_of_their_own() -> None:
+    site = load(DATA / "good" / "own-rows.yaml").site
+    um, lines = site.causes.of("um1", "um"), site.causes.of("line1", "lines")
+    # Half rows: `elsewhere` is the pack's, `blame` the trunk's, and 27 of the site lies under both.
+    assert (um.causes[27].elsewhere, um.causes[27].blame) == (Elsewhere.NO, Blame.NOBODY)
+    assert "trunk um1" in um.causes[27].source
+    assert "own-rows.yaml:8" in um.causes[27].source
+    assert (lines.causes[27].elsewhere, lines.causes[27].blame) == (Elsewhere.TRUNK, Blame.TRUNK)
+    assert "this site" in lines.causes[27].source
+    assert um.causes[34].elsewhere is lines.causes[34].elsewhere is Elsewhere.NO
+    assert (um.causes[71].elsewhere, 71 in lines.causes) == (Elsewhere.NO, False)
+    assert lines.causes[44].elsewhere is Elsewhere.TRUNK
+    assert (um.sip[486].elsewhere, um.sip[486].blame) == (Elsewhere.TRUNK, Blame.NOBODY)
+    assert "pack um" in site.causes.of("line1", "um").causes[27].source
+
+
+def test_health_of_the_site_of_a_trunk_and_of_a_pack() -> None:
+    configuration = load(DATA / "good" / "own-rows.yaml")
+    site = configuration.site
+    um1, line1 = (site.policy(TrunkId(id_)) for id_ in ("um1", "line1"))
+    assert (um1.eject_base, um1.debounce_loss) == (10.0, 2.5)
+    assert (line1.eject_base, line1.debounce_loss) == (20.0, 0.0)
+    assert [site.pack_policy(PackId(id_)).panic_share for id_ in ("um", "lines")] == [0.25, 0.75]
+    shown = json.loads(describe(configuration))
+    assert shown["trunks"]["um1"]["health"] == {"eject_base": 10.0, "debounce_loss": 2.5}
+    assert shown["packs"]["um"]["health"] == {"panic_share": 0.25}
+    assert shown["packs"]["um"]["causes"]["27"] == {"elsewhere": "no"}
+    assert shown["trunks"]["um1"]["causes"]["27"] == {"blame": "nobody"}
+
+
 def test_warnings_do_not_stop() -> None:
     text = EXAMPLE.replace("answer_within: 1s}", "answer_within: 1s, refusal_cause: 47}")
     text = text.replace("DAHDI/{channel}/", "DAHDI/g1/").replace("49302000XXX", "49302000xxx")

@@ -11,7 +11,8 @@ from drivers.asterisk.occupancy import Occupant
 from drivers.asterisk.reconcile import Memory, compare
 from drivers.asterisk.signals import is_line, with_number
 from tests import sites
-from umpack.config import describe, parse
+from tests.sites import MESSAGES
+from umpack.config import ConfigProblems, describe, parse
 from umpack.core.calls import Call, CallId
 from umpack.core.distributor import Distributor
 from umpack.core.errors import ConfigError
@@ -35,7 +36,7 @@ packs:
 routes:
   - {{called: "1XX", pack: um}}
   - {{called: "2XX", pack: own}}
-"""
+{MESSAGES}"""
 
 
 def test_a_service_has_ports_and_options() -> None:
@@ -98,8 +99,23 @@ def test_what_is_understood_is_shown() -> None:
 def test_what_does_not_fit_is_said(trunk: str, says: str) -> None:
     rest = 'packs: {um: {members: [x]}}\nroutes: [{called: "*", pack: um}]\n'
     with pytest.raises(ConfigError) as error:
-        parse(f"{PBX}trunks:\n  x: {trunk}\n{rest}", "site.yaml")
+        parse(f"{PBX}trunks:\n  x: {trunk}\n{rest}{MESSAGES}", "site.yaml")
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["fax", "voice", "auto"])
+def test_a_service_without_messages_would_refuse_every_call(kind: str) -> None:
+    rest = f"{PBX}packs: {{um: {{members: [x]}}}}\ntrunks:\n  x: {{kind: {kind}, channels: 1}}\n"
+    with pytest.raises(ConfigProblems) as error:
+        parse(rest, "site.yaml")
+    assert str(error.value) == (
+        "site.yaml:4: trunks.x: takes messages, but there is no section `messages:` that says"
+        " where they go"
+    )
+    # One that is there and wrong is told of by itself.
+    with pytest.raises(ConfigProblems) as error:
+        parse(f"{rest}messages: {{}}\n", "site.yaml")
+    assert "trunks.x" not in str(error.value)
 
 
 def test_the_dialplan_never_dials_a_service() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -12,7 +12,9 @@ from pydantic import SecretStr
 from umpack.config.mail import MessagesPlan, described
 from umpack.config.problems import Problem
 from umpack.config.values import Address, compressed, duration
+from umpack.core.causes import Overrides
 from umpack.core.channel import ChannelId
+from umpack.core.health_policy import HealthPolicy
 from umpack.core.routes import Route, Routes
 from umpack.core.service import Service
 from umpack.core.site import Site
@@ -82,7 +84,12 @@ def describe(configuration: Configuration) -> str:
     shown = {
         "node": configuration.node,
         "pbx": {pbx.id: _pbx(pbx) for pbx in configuration.pbxs.values()},
-        "trunks": {trunk.id: _trunk(trunk) for trunk in site.trunks.values()},
+        "trunks": {
+            trunk.id: _trunk(trunk)
+            | _causes(site.causes.trunks.get(trunk.id))
+            | _health(site.policy(trunk.id))
+            for trunk in site.trunks.values()
+        },
         "packs": {
             pack.id: {
                 "strategy": pack.strategy.value,
@@ -92,7 +99,9 @@ def describe(configuration: Configuration) -> str:
                 "setup_budget": duration(pack.setup_budget),
                 "refusal_cause": pack.refusal_cause,
                 "pbx": site.pbx_of(pack.id),
+                "health": asdict(site.pack_policy(pack.id)),
             }
+            | _causes(site.causes.packs.get(pack.id))
             for pack in site.packs.values()
         },
         "routes": [_route(route) for route in Routes(site.routes).routes],
@@ -109,6 +118,31 @@ def describe(configuration: Configuration) -> str:
         "messages": described(configuration.messages) if configuration.messages else None,
     }
     return json.dumps(shown, indent=2, ensure_ascii=False)
+
+
+def _health(policy: HealthPolicy) -> dict[str, object]:
+    """What differs from what is built in."""
+    usual = asdict(HealthPolicy())
+    own = {name: value for name, value in asdict(policy).items() if value != usual[name]}
+    return {"health": own} if own else {}
+
+
+def _causes(own: Overrides | None) -> dict[str, object]:
+    """The own rows of a trunk or pack."""
+    if own is None:
+        return {}
+    rows = {str(number): row for number, row in own.causes.items()}
+    rows |= {f"sip {number}": row for number, row in own.sip.items()}
+    return {
+        "causes": {
+            key: {
+                word: said.value
+                for word, said in (("elsewhere", row.elsewhere), ("blame", row.blame))
+                if said is not None
+            }
+            for key, row in rows.items()
+        }
+    }
 
 
 def _pbx(pbx: Pbx) -> dict[str, object]:

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from umpack.config.problems import nearest
 from umpack.config.values import Address, host_name, seconds
+from umpack.config.yaml_source import Odd
 
 E = TypeVar("E", bound=Enum)
 
@@ -26,6 +27,7 @@ NOT_TEXT = "string_type"
 """Pydantic's name for "expected text"; explained together with its own such errors."""
 
 ID_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,39}$"
+NODE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 CAUSE_KEY_PATTERN = r"^([1-9][0-9]{0,2}|sip [3-6][0-9]{2})$"
 
 
@@ -78,6 +80,8 @@ def _listed(value: object) -> object:
 def read_channels(value: object) -> object:
     """A count, or time slots as text or list."""
     items = value if isinstance(value, list) else [value]
+    if odd := next((item.text for item in items if isinstance(item, Odd)), None):
+        raise ValueError(f"{odd} is neither a number of channels nor time slots such as 1-15,17-31")
     if any(isinstance(item, bool) or not isinstance(item, (int, str)) for item in items):
         raise ValueError("expected a number of channels, or time slots such as 1-15,17-31")
     return _listed(value)
@@ -112,7 +116,7 @@ Listen = Annotated[
     BeforeValidator(_read_address),
     WithJsonSchema({"type": "string", "pattern": r":[0-9]{1,5}$"}),
 ]
-NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+NodeName = Annotated[str, StringConstraints(pattern=NODE_PATTERN)]
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Cause = Annotated[int, Field(ge=1, le=127)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]

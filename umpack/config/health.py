@@ -1,9 +1,9 @@
-"""The `health` table: numbers of trunk health, for the whole site and for single trunks."""
+"""The `health` tables: numbers of health for the whole site and for single trunks and packs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -11,14 +11,26 @@ from umpack.config.fields import Duration, Table
 from umpack.config.problems import Findings
 from umpack.config.yaml_source import Path
 from umpack.core.errors import ConfigError
-from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_policy import HealthPolicy, PackPolicy
 
 
-class Health(Table):
-    """When a trunk is suspected, ejected and trusted again; what is left out stays as built in."""
+class PackHealth(Table):
+    """What is a pack's own of health; all else belongs to its trunks."""
+
+    panic_share: float | None = Field(
+        None, ge=0, le=1, description="With less of a pack usable, suspects are welcome (0.5)."
+    )
+
+
+class TrunkHealth(Table):
+    """When a trunk is suspected, ejected and trusted again; what is left out stays as it is for the
+    whole site."""
 
     suspect_after: int | None = Field(None, ge=1, description="Blamed failures in a row (1).")
     failures_to_eject: int | None = Field(None, ge=1, description="Blamed failures in a row (3).")
+    no_route_numbers: int | None = Field(
+        None, ge=1, description="Different numbers in a row without a route blame the trunk (5)."
+    )
     suspect_rest: Duration | None = Field(
         None, description="A suspect nobody needed so long gets one call (10s)."
     )
@@ -40,18 +52,19 @@ class Health(Table):
         None, ge=0, le=1, description="Share of capacity it grows from (0.1)."
     )
     debounce_loss: Duration | None = Field(
-        None, description="Red and blue alarm, where no board has waited already (2.5s)."
+        None,
+        description="Red and blue alarm must stand so long, on top of what the board itself waits "
+        "(0, as E1 boards wait 2.5s). For boards that do not.",
     )
-    debounce_remote: Duration | None = Field(None, description="Yellow alarm, likewise (500ms).")
+    debounce_remote: Duration | None = Field(
+        None, description="Yellow alarm, likewise (0; boards wait 500ms)."
+    )
     alarm_settle: Duration | None = Field(
         None, description="A cleared alarm must stay clear this × alarms in a row (2s)."
     )
     alarm_settle_cap: Duration | None = Field(None, description="But no longer than this (1m).")
     alarm_unseen: Duration | None = Field(
         None, description="An alarm is no longer certain so long after the AMI link's loss (30s)."
-    )
-    panic_share: float | None = Field(
-        None, ge=0, le=1, description="With less of a pack usable, suspects are welcome (0.5)."
     )
     hesitation_samples: int | None = Field(
         None, ge=1, description="Answers learned from before any attempt is called late (20)."
@@ -87,23 +100,32 @@ class Health(Table):
     channel_rest_cap: Duration | None = Field(None, description="But no longer than this (10m).")
 
 
-_KEYS = tuple(each.name for each in fields(HealthPolicy))
+class Health(TrunkHealth, PackHealth):
+    """The same for all trunks and packs of the site; what is left out stays as built in."""
 
 
-def policy_from(
-    table: Health | None, base: HealthPolicy, path: Path, findings: Findings
-) -> HealthPolicy:
+P = TypeVar("P", HealthPolicy, PackPolicy)
+
+
+def policy_from(table: Table, base: P, path: Path, findings: Findings) -> P:
     """`base` with what the table says; reports numbers that make no sense together."""
-    given = given_in(table)
+    names = (each.name for each in fields(base))
+    said = {name: value for name in names if (value := getattr(table, name, None)) is not None}
     try:
-        return replace(base, **given) if given else base  # type: ignore[arg-type]  # by name
+        return replace(base, **said)
     except ConfigError as error:
         findings.error(path, str(error))
         return base
 
 
-def given_in(table: Health | None) -> Mapping[str, float]:
-    """The numbers a table has."""
-    if table is None:
-        return {}
-    return {key: value for key in _KEYS if (value := getattr(table, key)) is not None}
+def misplaced(key: str, table: type[Table] | None) -> str:
+    """Why a key of health does not belong into the table where it stands; empty if it is none."""
+    if table is TrunkHealth and key in PackHealth.model_fields:
+        return "belongs to packs and to the site, being a share of a pack's channels"
+    if table is PackHealth and key in TrunkHealth.model_fields:
+        own = ", ".join(PackHealth.model_fields)
+        return (
+            "belongs to trunks and to the site: a trunk has one health, whatever packs it is in;"
+            f" a pack has {own}"
+        )
+    return ""

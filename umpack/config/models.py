@@ -32,7 +32,7 @@ from umpack.config.fields import (
     read_channels,
     word_of,
 )
-from umpack.config.health import Health
+from umpack.config.health import Health, PackHealth, TrunkHealth
 from umpack.config.mail import Messages
 from umpack.config.values import Address
 from umpack.core.causes import Blame, Elsewhere
@@ -45,6 +45,23 @@ HEADER_PATTERN = r"^[ -~\u00a0-\u00ff]{1,50}$"
 SOUND_PATTERN = r"^/?[0-9A-Za-z_-]+(/[0-9A-Za-z_-]+)*$"
 KEYS_PATTERN = r"^[0-9*#]{0,12}$"
 LANGUAGE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,39}$"
+
+
+class VerdictRow(Table):
+    """What a failure means; what is left out stays as it is."""
+
+    elsewhere: (
+        Annotated[Elsewhere, BeforeValidator(word_of(Elsewhere)), enum_words(Elsewhere)] | None
+    ) = Field(
+        None,
+        description="Try the call again: no, once, on another channel, on another trunk.",
+    )
+    blame: Annotated[Blame, BeforeValidator(word_of(Blame)), enum_words(Blame)] | None = Field(
+        None, description="Whom the failure speaks against: nobody, call, channel, trunk."
+    )
+
+
+Causes = dict[Annotated[str, StringConstraints(pattern=CAUSE_KEY_PATTERN)], VerdictRow]
 
 
 class Ami(Table):
@@ -154,7 +171,12 @@ class Trunk(Table):
     language: Annotated[str, StringConstraints(pattern=LANGUAGE_PATTERN)] | None = Field(
         None, description="voice, auto: language of greeting and beep. Default: the channel's own."
     )
-    health: Health = Field(Health(), description="This trunk's own numbers of health.")
+    health: TrunkHealth = Field(
+        TrunkHealth(), description="This trunk's own numbers of health, over those of the site."
+    )
+    causes: Causes | None = Field(
+        None, description="This trunk's own rows of the cause table, over those of pack and site."
+    )
 
 
 class Pack(Table):
@@ -190,6 +212,14 @@ class Pack(Table):
     refusal_cause: Cause = Field(
         34, description="Q.850 cause for a call that finds no channel. 34 is SIP 503."
     )
+    health: PackHealth = Field(
+        PackHealth(), description="This pack's own number of health, over that of the site."
+    )
+    causes: Causes | None = Field(
+        None,
+        description="This pack's own rows of the cause table for calls on its channels, over those "
+        "of the site.",
+    )
 
 
 class Route(Table):
@@ -212,20 +242,6 @@ class Defaults(Table):
 
     answer_within: Duration = Field(20.0, description="Limit of one attempt.")
     setup_budget: Duration = Field(30.0, description="Limit of all attempts of a call.")
-
-
-class VerdictRow(Table):
-    """What a failure means; what is left out stays as built in."""
-
-    elsewhere: (
-        Annotated[Elsewhere, BeforeValidator(word_of(Elsewhere)), enum_words(Elsewhere)] | None
-    ) = Field(
-        None,
-        description="Try the call again: no, once, on another channel, on another trunk.",
-    )
-    blame: Annotated[Blame, BeforeValidator(word_of(Blame)), enum_words(Blame)] | None = Field(
-        None, description="Whom the failure speaks against: nobody, call, channel, trunk."
-    )
 
 
 class Control(Table):
@@ -267,14 +283,14 @@ class File(Table):
     packs: dict[Id, Pack] = Field(description="Packs of channels, by id.", min_length=1)
     routes: Listed[Route] = Field((), description="Which pack a called number belongs to.")
     defaults: Defaults = Field(Defaults(), description="Times of packs that name none.")
-    causes: dict[Annotated[str, StringConstraints(pattern=CAUSE_KEY_PATTERN)], VerdictRow] = Field(
+    causes: Causes = Field(
         {}, description="This site's own rows of the cause table, by Q.850 number or `sip 503`."
     )
     control: Control = Field(Control(), description="Local control interface.")
     journal: Journal = Field(Journal(), description="Record of all calls.")
     log: Log = Field(Log(), description="Log.")
     drain: Drain = Field(Drain(), description="What happens at SIGTERM.")
-    health: Health = Field(Health(), description="Numbers of trunk health for all trunks.")
+    health: Health = Field(Health(), description="Numbers of health for all trunks and packs.")
     messages: Messages | None = Field(
         None, description="Faxes and voice messages to mailboxes; without it there are none."
     )

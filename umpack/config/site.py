@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from umpack.config import models
+from umpack.config.causes import read_causes
 from umpack.config.health import policy_from
 from umpack.config.problems import Findings
 from umpack.config.references import report_references
@@ -13,16 +14,9 @@ from umpack.config.tables import Tables
 from umpack.config.trunks import D_CHANNEL, known_pbx, read_trunks
 from umpack.config.values import duration, ranges, slots_in
 from umpack.config.yaml_source import Path
-from umpack.core.causes import (
-    CAUSE_VERDICTS,
-    SIP_VERDICTS,
-    CauseTable,
-    Verdict,
-    name_of,
-    refusal_on_sip,
-)
+from umpack.core.causes import name_of, refusal_on_sip
 from umpack.core.channel import ChannelId
-from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_policy import HealthPolicy, PackPolicy
 from umpack.core.pack import PackId, PackPlan, order_channels
 from umpack.core.routes import Pattern, PatternError, Route
 from umpack.core.site import Site
@@ -46,8 +40,9 @@ def read_site(tables: Tables, findings: Findings) -> Site:
             packs[plan.id] = plan
     reader.report_overflow(packs)
     routes = _RouteReader(tables, reader.pbx_of, findings).read_all()
-    causes, policies = _causes(tables, findings), _policies(tables, findings)
-    return Site(trunks, packs, tuple(routes), causes, policies)
+    causes = read_causes(tables, findings)
+    policies, pack_policies = _policies(tables, findings), _pack_policies(tables, findings)
+    return Site(trunks, packs, tuple(routes), causes, policies, pack_policies)
 
 
 def _policies(tables: Tables, findings: Findings) -> dict[TrunkId, HealthPolicy]:
@@ -55,6 +50,15 @@ def _policies(tables: Tables, findings: Findings) -> dict[TrunkId, HealthPolicy]
     return {
         TrunkId(id_): policy_from(table.health, common, ("trunks", id_, "health"), findings)
         for id_, table in tables.trunks.items()
+        if table is not None
+    }
+
+
+def _pack_policies(tables: Tables, findings: Findings) -> dict[PackId, PackPolicy]:
+    common = policy_from(tables.health, PackPolicy(), ("health",), findings)
+    return {
+        PackId(id_): policy_from(table.health, common, ("packs", id_, "health"), findings)
+        for id_, table in tables.packs.items()
         if table is not None
     }
 
@@ -289,25 +293,3 @@ def _warn_of_refusal(cause: int, path: Path, findings: Findings) -> None:
             f"Asterisk has no SIP status for {cause} ({name_of(cause)}), so a SIP caller is told"
             f" {told} ({name_of(told)})",
         )
-
-
-def _causes(tables: Tables, findings: Findings) -> CauseTable:
-    causes, sip = dict(CAUSE_VERDICTS), dict(SIP_VERDICTS)
-    for key, row in tables.causes.items():
-        if row is None:
-            continue
-        path: Path = ("causes", key)
-        table = sip if key.startswith("sip ") else causes
-        number = int(key.removeprefix("sip "))
-        if table is causes and number > 127:
-            findings.error(path, "a Q.850 cause is at most 127")
-            continue
-        old = table.get(number)
-        elsewhere = row.elsewhere or (old.elsewhere if old else None)
-        blame = row.blame or (old.blame if old else None)
-        if elsewhere is None or blame is None:
-            findings.error(path, "no such row is built in, so both elsewhere and blame are needed")
-            continue
-        source = f"this site ({findings.document.name}:{findings.document.line(path)})"
-        table[number] = Verdict(elsewhere, blame, source)
-    return CauseTable(causes, sip)

@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from umpack.config import fields, mail, models
-from umpack.config.health import Health
+from umpack.config.health import Health, PackHealth, TrunkHealth, misplaced
 from umpack.config.problems import Findings, nearest
+from umpack.config.values import plain
 from umpack.config.yaml_source import Document, Odd, Path
 
 T = TypeVar("T", bound=fields.Table)
@@ -151,11 +152,17 @@ class _TableReader:
             case "missing":
                 return "is missing"
             case "extra_forbidden":
-                return f"unknown key{nearest(str(path[-1]), _keys_beside(path))}"
+                table = _table_at(path[:-1])
+                if why := misplaced(str(path[-1]), table):
+                    return why
+                return f"unknown key{nearest(str(path[-1]), table.model_fields if table else ())}"
             case "value_error":
                 return str(context["error"])
         if value is None:
             return "has no value; give one or remove the key"
+        if limit := _LIMITS.get(kind):
+            bound, least = limit
+            return f"must be {least} {plain(context[bound])}"
         match kind:
             case fields.NOT_TEXT:
                 return self._unquoted(path, value)
@@ -163,16 +170,14 @@ class _TableReader:
                 words = re.findall(r"'([^']*)'", context["expected"])
                 shown = self._document.written.get(path, value)
                 return f"{shown!r} is not one of {', '.join(words)}{nearest(str(shown), words)}"
-            case "greater_than_equal":
-                return f"must be at least {context['ge']}"
-            case "less_than_equal":
-                return f"must be at most {context['le']}"
             case "string_too_short":
                 return "is empty"
             case "string_too_long":
                 return f"is longer than {context['max_length']} characters"
             case "string_pattern_mismatch":
-                return "begins with a letter or digit and has at most 63 of them, and . _ -"
+                return _PATTERNS.get(context["pattern"], f"does not fit {context['pattern']}")
+        if isinstance(value, Odd) and re.fullmatch(r"[-+]?[1-9][0-9]{17,}", value.text):
+            return f"{value.text} is too large a number"
         return f"expected {_EXPECTED.get(kind, 'something else')}, not {_kind(value)}"
 
     def _unquoted(self, path: Path, value: object) -> str:
@@ -209,9 +214,26 @@ _BAD_ID = {
     False: "an id begins with a letter and has at most 40 letters, digits, _ and -",
     True: "expected a Q.850 cause such as 34, or a SIP status such as `sip 503`",
 }
+_PATTERNS = {
+    fields.NODE_PATTERN: "begins with a letter or digit and has at most 63 of them, and . _ -",
+    fields.CAUSE_KEY_PATTERN: _BAD_ID[True],
+    models.STATION_PATTERN: "has at most 20 digits, letters, blanks and + * # . -",
+    models.HEADER_PATTERN: "has at most 50 characters, all of them Latin-1",
+    models.SOUND_PATTERN: "expected a sound file without its suffix, such as own/hello: letters,"
+    " digits, _ and - between slashes",
+    models.KEYS_PATTERN: "has at most 12 of the keys 0-9 * #",
+    models.LANGUAGE_PATTERN: "expected a language such as de or en_GB",
+}
+"""What must be said where a text does not fit."""
+_LIMITS = {
+    "greater_than_equal": ("ge", "at least"),
+    "less_than_equal": ("le", "at most"),
+    "greater_than": ("gt", "more than"),
+}
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "float_type": "a number",
     "bool_type": "true or false",
     "tuple_type": "a list ([a, b])",
     "model_type": "a mapping (key: value)",
@@ -219,24 +241,32 @@ _EXPECTED = {
 }
 
 
-def _keys_beside(path: Path) -> tuple[str, ...]:
-    """The keys that could stand where an unknown one does."""
-    tables: dict[tuple[str | int, int], type[fields.Table]] = {
-        ("pbx", 3): models.Pbx,
-        ("trunks", 3): models.Trunk,
-        ("packs", 3): models.Pack,
-        ("routes", 3): models.Route,
-        ("causes", 3): models.VerdictRow,
-    }
-    tables |= {(name, 2): model for name, model in _SINGLE.items()}
-    model: type[fields.Table] | None = tables.get((path[0], len(path)))
-    if len(path) == 4 and path[:1] + path[2:3] == ("trunks", "health"):
-        model = Health
-    if path[0] == "messages":
-        model = {2: mail.Messages, 3: _IN_MESSAGES.get(str(path[1]))}.get(len(path))
-    if len(path) == 4 and path[0] == "pbx":
-        model = models.Ami if path[2] == "ami" else models.Agi
-    return tuple(model.model_fields) if model else ()
+_AT: dict[Path, type[fields.Table]] = {
+    **{(name,): model for name, model in _SINGLE.items()},
+    ("pbx", "*"): models.Pbx,
+    ("pbx", "*", "ami"): models.Ami,
+    ("pbx", "*", "agi"): models.Agi,
+    ("trunks", "*"): models.Trunk,
+    ("trunks", "*", "health"): TrunkHealth,
+    ("packs", "*"): models.Pack,
+    ("packs", "*", "health"): PackHealth,
+    ("routes", "*"): models.Route,
+    ("causes", "*"): models.VerdictRow,
+    ("trunks", "*", "causes", "*"): models.VerdictRow,
+    ("packs", "*", "causes", "*"): models.VerdictRow,
+    ("messages",): mail.Messages,
+    **{("messages", name): model for name, model in _IN_MESSAGES.items()},
+}
+"""Which table stands where; `*` is any id or index."""
+
+
+def _table_at(path: Path) -> type[fields.Table] | None:
+    for place, table in _AT.items():
+        if len(place) == len(path) and all(
+            step in ("*", here) for step, here in zip(place, path, strict=True)
+        ):
+            return table
+    return None
 
 
 def _read_as(text: str, value: object) -> str:

@@ -32,7 +32,7 @@ _OWNERS: dict[str, tuple[TrunkKind, ...]] = {
     "span": _LINES,
     "first_channel": _LINES,
     "endpoint": (TrunkKind.SIP,),
-    "dial": (*_LINES, TrunkKind.SIP),
+    **dict.fromkeys(("dial", "causes"), (*_LINES, TrunkKind.SIP)),
     **dict.fromkeys(("ecm", "t38", "station", "header", "max_rate"), _FAXES),
     **dict.fromkeys(("greeting", "beep", "longest", "silence", "stop_keys", "language"), _VOICES),
 }
@@ -91,7 +91,10 @@ class _TrunkReader:
             return None
         kind = table.kind
         first = self._first_channel(table, pbx) if kind.is_line else 1
-        service = read_service(table, path, self._findings) if kind.is_service else None
+        service = None
+        if kind.is_service:
+            service = read_service(table, path, self._findings)
+            self._report_nowhere(path)
         return Trunk(
             TrunkId(id_), kind, pbx, dial, slots, first, table.span, table.endpoint, service
         )
@@ -109,11 +112,21 @@ class _TrunkReader:
             if getattr(table, key) is None:
                 self._findings.error((*path, key), f"is missing; {_named(kind)} trunk needs it")
                 fits = False
+        for key in table.causes or ():
+            if kind.is_line and key.startswith("sip "):
+                what = f"{_named(kind)} trunk has no SIP answers, only Q.850 causes"
+                self._findings.error((*path, "causes", key), what)
         if table.endpoint is not None and _ENDPOINT.fullmatch(table.endpoint) is None:
             what = "an endpoint has letters, digits, _ . - only, and begins with one of the first"
             self._findings.error((*path, "endpoint"), what)
             fits = False
         return fits
+
+    def _report_nowhere(self, path: Path) -> None:
+        data = self._findings.document.data
+        if isinstance(data, dict) and "messages" not in data:
+            what = "takes messages, but there is no section `messages:` that says where they go"
+            self._findings.error(path, what)
 
     def _dial(self, table: models.Trunk, path: Path) -> DialTemplate | None:
         if table.kind.is_service:

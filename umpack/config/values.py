@@ -5,6 +5,7 @@ Each reader raises `ValueError` with the text a person should see.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from umpack.config.yaml_source import Odd
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d)")
 DURATION_HINT = "a duration such as 500ms, 1s, 2m, 12h, 90d, or a number of seconds"
+_HUGE = re.compile(r"[1-9][0-9]{17,}")
 _LONGEST = 36525 * 86400.0
 
 _RANGE = re.compile(r"([0-9]{1,6})(?: *- *([0-9]{1,6}))?")
@@ -29,6 +31,8 @@ def seconds(value: object) -> float:
         number = float(match[1]) * _UNITS[match[2]]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value)
+    elif isinstance(value, Odd) and _HUGE.fullmatch(value.text):
+        number = math.inf
     else:
         shown = f"{value.text!r} " if isinstance(value, Odd) else ""
         shown = f"{value!r} " if isinstance(value, str) else shown

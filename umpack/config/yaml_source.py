@@ -88,7 +88,11 @@ class _Composer(yaml.SafeLoader):
             self._depth -= 1
 
 
-_ANCHOR = "a `&` begins an anchor in YAML, which is not read here: quote it"
+_ANCHOR = (
+    "a `&` begins an anchor in YAML, which is not read here: write the part out wherever it is"
+    " needed, or quote a text that begins so"
+)
+_MERGE = "merge keys are not read here: write the keys out"
 _ALIAS = 'a `*` begins an alias in YAML, which is not read here: quote the pattern, as in "*"'
 
 
@@ -134,10 +138,22 @@ def _explained(error: yaml.MarkedYAMLError) -> tuple[int, str]:
         return line, _ANCHOR
     if "single document" in (error.context or ""):
         return line, "a second document begins here (---); the file must hold one"
+    if error.context == "while scanning a simple key" and error.context_mark:
+        return _line(error.context_mark), "not YAML: a colon and a blank must follow the key"
+    if "mapping values are not allowed" in problem:
+        return line, "not YAML: a second colon here: quote the text, or begin a new line"
+    if problem.startswith("expected <block end>"):
+        problem = _STRAY if problem.endswith("start>'") else _LEFT_OVER
+    elif match := re.fullmatch(r"expected ',' or '([]}])', but got .*", problem):
+        problem = f"`,` or `{match[1]}` is missing before this"
     opened = ""
     if error.context and error.context_mark and error.context_mark.line + 1 != line:
         opened = f" ({error.context} that begins on line {error.context_mark.line + 1})"
     return line, f"not YAML: {problem}{opened}"
+
+
+_STRAY = "this line is indented otherwise than those it belongs to"
+_LEFT_OVER = "something is left over here: quote the whole text, or begin a new line"
 
 
 class _Reader:
@@ -168,6 +184,9 @@ class _Reader:
             # As written, so that `on:` or `34:` is that key and not True or a number.
             key = str(key_node.value)
             at = (*path, key)
+            if key_node.tag == f"{_TAG}merge":
+                self._flaw(at, key_node, _MERGE)
+                continue
             if key in found:
                 line = self.lines[at]
                 self._flaw(at, key_node, f"stands here a second time; the first is on line {line}")

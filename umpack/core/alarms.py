@@ -12,6 +12,8 @@ from math import inf
 from umpack.core.health_policy import HealthPolicy
 from umpack.core.health_states import AlarmKind
 
+_LAYER1 = (AlarmKind.RED, AlarmKind.AIS, AlarmKind.RAI)
+
 
 @dataclass(slots=True)
 class _Alarm:
@@ -64,6 +66,13 @@ class Alarms:
     def settling(self, policy: HealthPolicy) -> float:
         """Seconds that the trunk must stay free of alarms before it comes back."""
         return policy.settling(self._in_row)
+
+    @property
+    def layer1_at(self) -> float:
+        """When the last of the standing alarms of layer 1 is believed; long ago if none stands."""
+        return max(
+            (self._standing[k].believed_at for k in _LAYER1 if k in self._standing), default=-inf
+        )
 
     @property
     def words(self) -> str:

@@ -4,7 +4,7 @@ The two questions are separate. A busy subscriber ends the call and says nothing
 lost channel (glare) sends the call elsewhere and blames nobody; a switching fault does both.
 Cause numbers and names are those of ITU-T Q.850. Which cause leads to which verdict is umpack's
 own table; every row says what it rests on. Gateways differ in practice (one vendor hunts on 27,
-another retries neither 42 nor 44), so a site may override rows, for all or for a trunk or pack.
+another retries neither 42 nor 44), so a site, a pack and a trunk may say otherwise row by row.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ _NO, _ONCE, _CHANNEL, _TRUNK = Elsewhere.NO, Elsewhere.ONCE, Elsewhere.CHANNEL, 
 
 CAUSE_VERDICTS: dict[int, Verdict] = {
     **_row("1 22 23 26 28 29", _NO, Blame.CALL, "Q.850 class 000: the number is what is wrong"),
-    **_row("2 3 25", _ONCE, Blame.NOBODY, "Q.850: no route; dial plan or trunk, so one more try"),
+    **_row("2 3 25", _ONCE, Blame.NOBODY, "Q.850: no route; dial plan or trunk, see no_route"),
     **_row("16 31", _NO, Blame.CALL, "Q.850 class 001: a normal end"),
     **_row("17", _NO, Blame.CALL, "Q.850: the user is busy, whichever line rings him"),
     **_row("18 19 20", _NO, Blame.CALL, "Q.850 class 001: the user does not answer"),
@@ -188,6 +188,7 @@ SIP_VERDICTS: dict[int, Verdict] = {
     **_row("401 407", _TRUNK, Blame.TRUNK, "RFC 3261 22: our password on that trunk is wrong"),
     **_row("408", _TRUNK, Blame.TRUNK, "RFC 3261 8.1.3.1: made by us when the server is silent"),
     **_row("500 502 503 504", _TRUNK, Blame.TRUNK, "RFC 3261 21.5: the server, not the call"),
+    **_row("501 505 513", _TRUNK, Blame.NOBODY, "RFC 3261 21.5.2, .6, .7: not with this server"),
 }
 """Read before the cause: Asterisk folds several SIP answers into one cause (404 and "no such
 endpoint" are both 3 to its Dial application)."""
@@ -196,36 +197,89 @@ _CHANNEL_CAUSES = frozenset({None, 6, 17, 44, 82})
 """What chan_dahdi says of a B channel that is in use or still releasing: 17 while any of its
 channels has a call, else nothing (dahdi_request in chan_dahdi.c)."""
 
-_UNKNOWN = Verdict(Elsewhere.ONCE, Blame.NOBODY, "not in the table: one more try, no blame")
-_SILENT = Verdict(Elsewhere.TRUNK, Blame.TRUNK, "no answer within answer_within")
-_CUT_SHORT = Verdict(
-    Elsewhere.CHANNEL, Blame.NOBODY, "no answer in the usual time, and another trunk was at hand"
+_UNKNOWN = Verdict(Elsewhere.ONCE, Blame.NOBODY, "not in Q.850 table 1: one more try, no blame")
+_SILENT = Verdict(
+    Elsewhere.TRUNK, Blame.TRUNK, "Q.931 T303, RFC 3261 8.1.3.1: silence for all of answer_within"
 )
-_DEAD_END = Verdict(Elsewhere.TRUNK, Blame.TRUNK, "the PBX could not make a channel on the trunk")
-_IN_USE = Verdict(Elsewhere.CHANNEL, Blame.NOBODY, "the PBX has another call on that channel")
+_CUT_SHORT = Verdict(
+    Elsewhere.CHANNEL,
+    Blame.NOBODY,
+    "Dean and Barroso, The Tail at Scale (2013), hedged requests: no answer in the usual time, and"
+    " another trunk was at hand",
+)
+_DEAD_END = Verdict(
+    Elsewhere.TRUNK, Blame.TRUNK, "Asterisk app_dial.c, CHANUNAVAIL: the trunk made no channel"
+)
+_IN_USE = Verdict(
+    Elsewhere.CHANNEL, Blame.NOBODY, "Asterisk chan_dahdi.c, dahdi_request: the channel has a call"
+)
 _GLARE = Verdict(Elsewhere.CHANNEL, Blame.NOBODY, "Q.931 5.7: glare, the channel is theirs")
 _FULL = Verdict(Elsewhere.TRUNK, Blame.NOBODY, "Q.850 class 010: full, as we count ourselves")
 _FAR_FAULT = Verdict(Elsewhere.ONCE, Blame.NOBODY, "Q.850 2.2.3: a fault far from our trunk")
 _BARRED = Verdict(Elsewhere.ONCE, Blame.NOBODY, "Q.850 2.2.3: 21 of a network, not of the user")
 _NO_ANSWER = Verdict(Elsewhere.NO, Blame.CALL, "Q.931 5.2.5: it rang, the user does not answer")
-_RANG_ON = Verdict(Elsewhere.TRUNK, Blame.CALL, "it rang for all of answer_within")
-ANSWERED = Verdict(Elsewhere.NO, Blame.NOBODY, "answered")
-_CALLER_LEFT = Verdict(Elsewhere.NO, Blame.NOBODY, "the caller hung up")
+_RANG_ON = Verdict(
+    Elsewhere.TRUNK, Blame.CALL, "Q.931 T301, RFC 3261 21.1.2: it rang for all of answer_within"
+)
+ANSWERED = Verdict(Elsewhere.NO, Blame.NOBODY, "Q.931 5.1.8, RFC 3261 13.2.2.4: answered")
+_CALLER_LEFT = Verdict(Elsewhere.NO, Blame.NOBODY, "Q.931 5.3.3, RFC 3261 9.1: the caller hung up")
+
+SITUATIONS = (
+    *(_UNKNOWN, _SILENT, _CUT_SHORT, _DEAD_END, _IN_USE, _GLARE, _FULL, _FAR_FAULT, _BARRED),
+    *(_NO_ANSWER, _RANG_ON, ANSWERED, _CALLER_LEFT),
+)
+"""Verdicts that rest on more than the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What a pack or trunk says of one cause; `None`: as it is without that."""
+
+    elsewhere: Elsewhere | None
+    blame: Blame | None
+    source: str
+
+    def over(self, row: Verdict) -> Verdict:
+        """The row with this on top."""
+        return Verdict(self.elsewhere or row.elsewhere, self.blame or row.blame, self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """The own rows of a pack or trunk, by cause and by SIP status."""
+
+    causes: Mapping[int, Override] = field(default_factory=dict)
+    sip: Mapping[int, Override] = field(default_factory=dict)
+
+    def over(self, table: CauseTable) -> CauseTable:
+        """A table with these on top."""
+        causes, sip = dict(table.causes), dict(table.sip)
+        for rows, own in ((causes, self.causes), (sip, self.sip)):
+            for number, override in own.items():
+                rows[number] = override.over(rows.get(number, _UNKNOWN))
+        return CauseTable(causes, sip)
+
+
+_NOTHING = Overrides()
 
 
 @dataclass(frozen=True, slots=True)
 class CauseTable:
-    """The verdicts of a site: the table above with the site's own rows on top."""
+    """The verdicts of a site: the tables above with the site's own rows on top."""
 
     causes: Mapping[int, Verdict] = field(default_factory=lambda: CAUSE_VERDICTS)
     sip: Mapping[int, Verdict] = field(default_factory=lambda: SIP_VERDICTS)
-    trunks: Mapping[str, CauseTable] = field(default_factory=dict)
-    """Whole tables of single trunks, which go before those of packs, and these before this one."""
-    packs: Mapping[str, CauseTable] = field(default_factory=dict)
+    trunks: Mapping[str, Overrides] = field(default_factory=dict)
+    packs: Mapping[str, Overrides] = field(default_factory=dict)
 
     def of(self, trunk: str, pack: str = "") -> CauseTable:
-        """The table for an attempt on a trunk."""
-        return self.trunks.get(trunk) or self.packs.get(pack) or self
+        """The table for an attempt on a trunk as a member of a pack: the pack's rows lie over the
+        site's, and the trunk's over both, row by row."""
+        table = self
+        for own in (self.packs.get(pack, _NOTHING), self.trunks.get(trunk, _NOTHING)):
+            if own is not _NOTHING:
+                table = own.over(table)
+        return table
 
     def verdict(self, outcome: Outcome, *, full: bool = False, cut_short: bool = False) -> Verdict:
         """Both answers for one failed attempt. `full`: the trunk was, as we count ourselves;
@@ -247,7 +301,7 @@ class CauseTable:
         else:
             row = self.causes.get(outcome.cause or 0, _UNKNOWN)
             built_in = CAUSE_VERDICTS.get(outcome.cause or 0, _UNKNOWN)
-        # What a site has said for itself, it has said for every phase and place.
+        # What has been said in the configuration has been said for every phase and place.
         return _refined(row, outcome, full=full) if row is built_in else row
 
 

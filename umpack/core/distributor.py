@@ -22,13 +22,14 @@ from umpack.core.calls import (
     Reason,
     Refusal,
 )
-from umpack.core.causes import ANSWERED, Elsewhere, Outcome, Result, Verdict
+from umpack.core.causes import ANSWERED, CAUSE_VERDICTS, Elsewhere, Outcome, Result, Verdict
 from umpack.core.channel import ChannelId
 from umpack.core.dial import is_safe_number, render
 from umpack.core.errors import LeaseError
 from umpack.core.evidence import Evidence
 from umpack.core.health import TrunkHealth
 from umpack.core.ledger import Lease, LeaseToken
+from umpack.core.no_route import LOST, NO_ROUTE, NoRoutes
 from umpack.core.offer import Offer as Offer  # noqa: PLC0414  # re-exported
 from umpack.core.pack import GOOD, GOOD_AGAIN, OPEN, OPEN_AGAIN, Grade, Pack
 from umpack.core.roster import REMOVED, UnknownTarget
@@ -56,6 +57,7 @@ class Distributor(Evidence[Offer]):
         self.accepting = True
         """False while shutting down: running calls finish, new ones are refused."""
         self._records: list[CallRecord] = []
+        self._no_routes = NoRoutes()
         self.reload(site or Site())
 
     def offer(self, call: Call, now: float) -> Assignment | Refusal:
@@ -98,6 +100,7 @@ class Distributor(Evidence[Offer]):
         offer = self.give_back(lease.token).holder
         answered = outcome.result is Result.ANSWERED
         verdict = ANSWERED if answered else self._verdict(lease, outcome)
+        self._no_routes.ended(lease.channel.trunk.id, outcome, verdict)
         talk = None if offer.answered is None else now - offer.answered
         self.attempt_ends(lease, outcome, verdict, talk, now)
         offer.attempted(lease, outcome, verdict, now)
@@ -215,7 +218,12 @@ class Distributor(Evidence[Offer]):
         # prove itself has to keep the shorter time, though.
         health = self.health.get(trunk.id)
         cut_short = lease.holder.cut_short and health is not None and health.is_proven
-        return table.verdict(outcome, full=full, cut_short=cut_short)
+        verdict = table.verdict(outcome, full=full, cut_short=cut_short)
+        if outcome.cause in NO_ROUTE and verdict is CAUSE_VERDICTS[outcome.cause]:
+            many = self.site.policy(trunk.id).no_route_numbers
+            if self._no_routes.failed(trunk.id, lease.holder.call.called, many):
+                return LOST
+        return verdict
 
     def _assign(self, offer: Offer, now: float) -> Assignment | None:
         """Pack by pack for what is beyond doubt, and only then again for what is not."""

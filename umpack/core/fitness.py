@@ -151,12 +151,10 @@ class Fitness(Roster[Holder], Generic[Holder]):
         kind: AlarmKind,
         now: float,
         detail: str = "",
-        *,
-        certain: bool = False,
     ) -> None:
         """The line, its signalling or its far end is reported dead."""
         health = self.health.get(trunk)
-        if health is not None and health.alarm_raised(now, kind, detail, certain=certain):
+        if health is not None and health.alarm_raised(now, kind, detail):
             self.changed(health, now)
 
     def alarm_cleared(self, trunk: TrunkId, kind: AlarmKind, now: float) -> None:
@@ -301,8 +299,8 @@ class Fitness(Roster[Holder], Generic[Holder]):
                 self.changed(health, now)
 
     def _lacks(self, pack: Pack) -> bool:
-        first = next(iter(pack.trunks), None)
-        return first is None or grades.lacks(pack, self.health, self.site.policy(first))
+        policy = self.site.pack_policy(pack.id)
+        return not pack.trunks or grades.lacks(pack, self.health, policy)
 
     def _readmit(self, pack: Pack, now: float) -> list[TrunkHealth]:
         """A pack that has nothing else left takes its ejected trunks back."""

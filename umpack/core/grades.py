@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from umpack.core.health import TrunkHealth
-from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_policy import PackPolicy
 from umpack.core.health_states import Admission
 from umpack.core.pack import Exclusion, Grade, Pack
 from umpack.core.trunk import TrunkId
@@ -52,7 +52,7 @@ def reason_to_spare(pack: Pack, trunk: TrunkId, healths: Healths) -> str:
     return ""
 
 
-def lacks(pack: Pack, healths: Healths, policy: HealthPolicy) -> bool:
+def lacks(pack: Pack, healths: Healths, policy: PackPolicy) -> bool:
     """Whether so little of a pack is beyond doubt that the doubtful are welcome."""
     good = sum(
         size_of(pack, id_)

@@ -117,12 +117,13 @@ class HealthMachine:
 
     # -- alarms -----------------------------------------------------------------------------
 
-    def alarm_raised(
-        self, now: float, kind: AlarmKind, detail: str = "", *, certain: bool = False
-    ) -> bool:
-        """Something is reported dead; believed at once if `certain`, else after its debounce."""
+    def alarm_raised(self, now: float, kind: AlarmKind, detail: str = "") -> bool:
+        """Something is reported dead; believed after its debounce."""
         self._seen(now)
-        believed_at = now if certain else now + self._policy.debounce(kind)
+        believed_at = now + self._policy.debounce(kind)
+        if kind is AlarmKind.D_CHANNEL:
+            # It cannot be up where layer 1 is not (Q.921), so it is no news while that is in doubt.
+            believed_at = max(believed_at, self._alarms.layer1_at)
         self._alarms.raised(kind, detail, believed_at)
         if self.state is HealthState.ALARMED:
             self._state_timer = inf
@@ -144,7 +145,7 @@ class HealthMachine:
         changed = False
         for kind in among:
             if kind in seen:
-                changed |= self.alarm_raised(now, kind, seen[kind], certain=True)
+                changed |= self.alarm_raised(now, kind, seen[kind])
             else:
                 changed |= self.alarm_cleared(now, kind)
         return changed

@@ -1,4 +1,4 @@
-"""The numbers of trunk health: units, defaults, and what the defaults rest on."""
+"""The numbers of health, of a trunk and of a pack: units, defaults, and what these rest on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from umpack.core.errors import ConfigError
 from umpack.core.health_states import AlarmKind
 
 _AT_LEAST_ONE = (
-    "failures_to_eject suspect_after trial_calls hesitation_samples outlier_sample channel_failures"
+    "failures_to_eject suspect_after trial_calls hesitation_samples outlier_sample "
+    "channel_failures no_route_numbers"
 )
 _ABOVE_ZERO = (
     "eject_base eject_cap calm_period suspect_rest slow_start answer_limit channel_rest "
@@ -19,7 +20,23 @@ _NOT_BELOW_ZERO = (
     "debounce_loss debounce_remote alarm_settle alarm_settle_cap alarm_unseen hesitation_floor "
     "hesitation_ceiling short_call"
 )
-_SHARES = "jitter slow_start_share panic_share outlier_distance"
+_SHARES = "jitter slow_start_share outlier_distance"
+
+
+@dataclass(frozen=True, slots=True)
+class PackPolicy:
+    """What is a pack's own of health: a share is 0 to 1. `ConfigError` where it is not."""
+
+    panic_share: float = 0.5
+    """With less of a pack usable than this, suspects are as good as any (Envoy's panic)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.panic_share <= 1.0:
+            raise ConfigError("panic_share must be at least 0 and at most 1")
+
+    def panics(self, usable: int, channels: int) -> bool:
+        """Whether so few `usable` ones of a pack's `channels` call for the doubtful ones too."""
+        return usable < self.panic_share * channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +47,9 @@ class HealthPolicy:
     """Blamed failures in a row."""
     failures_to_eject: int = 3
     """Blamed failures in a row; HAProxy's `fall`. One is noise: a call may meet any fault once."""
+    no_route_numbers: int = 5
+    """Different numbers in a row that had no route (Q.850 2, 3) before the trunk is blamed for more
+    of them. Fewer may be wrong numbers."""
     suspect_rest: float = 10.0
     """A suspect nobody needed for so long gets one call, or it would stay suspect for ever."""
 
@@ -49,10 +69,12 @@ class HealthPolicy:
     slow_start_share: float = 0.1
     """Share of capacity it grows from; at least one channel (Envoy's minimum weight)."""
 
-    debounce_loss: float = 2.5
-    """Red and blue alarm. What E1 boards wait themselves: an alarm from a driver that does is
-    `certain` at once."""
-    debounce_remote: float = 0.5
+    debounce_loss: float = 0.0
+    """Red and blue alarm, on top of what the board waits itself. The common E1 boards do (wct4xxp:
+    2.5 s, and 0.5 s for yellow), so that what they tell is believed at once; for those that do not
+    (TDM over Ethernet, some S0 boards) their 2.5 s is a good choice. Until an alarm is believed
+    the trunk is used in reserve only."""
+    debounce_remote: float = 0.0
     """Yellow alarm, likewise."""
     alarm_settle: float = 2.0
     """A cleared alarm must stay clear for this × alarms in a row, up to `alarm_settle_cap`."""
@@ -60,9 +82,6 @@ class HealthPolicy:
     alarm_unseen: float = 30.0
     """So long after the link to its PBX was lost an alarm is certain; then its trunk is a suspect.
     Longer than a restart of Asterisk takes."""
-
-    panic_share: float = 0.5
-    """With less of a pack usable than this, suspects are as good as any (Envoy's panic)."""
 
     hesitation_samples: int = 20
     """Answers learned from before any attempt is called late."""
@@ -108,8 +127,10 @@ class HealthPolicy:
         for name in _SHARES.split():
             if getattr(self, name) > 1.0:
                 raise ConfigError(f"{name} must be at most 1")
-        if self.eject_cap < self.eject_base or self.channel_rest_cap < self.channel_rest:
-            raise ConfigError("a cap must not be below what it caps")
+        for name, cap in (("eject_base", "eject_cap"), ("channel_rest", "channel_rest_cap")):
+            low, high = getattr(self, name), getattr(self, cap)
+            if high < low:
+                raise ConfigError(f"{cap} ({high:g} s) must not be below {name} ({low:g} s)")
 
     def ejection(self, times: int, dice: float) -> float:
         """How long the `times`-th ejection in a row lasts; `dice` is 0 to 1."""
@@ -135,7 +156,3 @@ class HealthPolicy:
     def settling(self, alarms: int) -> float:
         """How long a cleared alarm must stay clear, it being the `alarms`-th in a row."""
         return min(self.alarm_settle * alarms, self.alarm_settle_cap)
-
-    def panics(self, usable: int, channels: int) -> bool:
-        """Whether so few `usable` ones of a pack's `channels` call for the doubtful ones too."""
-        return usable < self.panic_share * channels

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from umpack.core.causes import CauseTable
-from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_policy import HealthPolicy, PackPolicy
 from umpack.core.pack import PackId, PackPlan
 from umpack.core.routes import Route
 from umpack.core.trunk import PbxId, Trunk, TrunkId
 
-_DEFAULT_POLICY = HealthPolicy()
+_DEFAULT_POLICY, _DEFAULT_PACK_POLICY = HealthPolicy(), PackPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Site:
     causes: CauseTable = field(default_factory=CauseTable)
     policies: Mapping[TrunkId, HealthPolicy] = field(default_factory=dict)
     """Numbers of health; trunks not named have the defaults."""
+    pack_policies: Mapping[PackId, PackPolicy] = field(default_factory=dict)
+    """What of them is a pack's own, likewise."""
     no_route_cause: int = 1
     """Q.850 cause for a call no route takes."""
 
@@ -43,6 +45,10 @@ class Site:
     def policy(self, trunk: TrunkId) -> HealthPolicy:
         """The numbers of a trunk's health."""
         return self.policies.get(trunk, _DEFAULT_POLICY)
+
+    def pack_policy(self, pack: PackId) -> PackPolicy:
+        """The numbers of health that are a pack's own."""
+        return self.pack_policies.get(pack, _DEFAULT_PACK_POLICY)
 
     def pbx_of(self, pack: PackId) -> PbxId:
         """The PBX whose channels a pack hands out."""

@@ -19,7 +19,7 @@ from tests.sites import (
 from umpack.cli import tables
 from umpack.core.administration import Drain
 from umpack.core.distributor import Distributor
-from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_policy import HealthPolicy, PackPolicy
 from umpack.core.health_states import AlarmKind
 from umpack.core.trunk import TrunkId
 from umpack.web import views
@@ -128,9 +128,7 @@ def test_an_explanation_names_every_step() -> None:
 
 def doubtful() -> Distributor:
     """a is well, b a suspect, c hesitates, d is in alarm, one channel of e rests."""
-    policy = HealthPolicy(
-        hesitation_samples=1, failures_to_eject=9, suspect_rest=500.0, panic_share=0.0
-    )
+    policy = HealthPolicy(hesitation_samples=1, failures_to_eject=9, suspect_rest=500.0)
     names = ("a", "b", "c", "d", "e")
     distributor = Distributor(
         site(
@@ -139,6 +137,7 @@ def doubtful() -> Distributor:
             + [plan("um", [f"{name}:{n}" for name in names for n in (1, 2, 3)])],
             [*(route(f"{n}*", f"p{name}") for n, name in enumerate(names, 1)), route("9*", "um")],
             policy=policy,
+            pack_policy=PackPolicy(panic_share=0.0),
         )
     )
     b = assigned(distributor.offer(call(called="2"), 1.0))
@@ -148,7 +147,7 @@ def doubtful() -> Distributor:
         c = assigned(distributor.offer(call(called="3"), 2.0))
         if answered:
             distributor.answered(c.lease, 2.01)
-    distributor.alarm_raised(TrunkId("d"), AlarmKind.RED, 2.0, "span 4", certain=True)
+    distributor.alarm_raised(TrunkId("d"), AlarmKind.RED, 2.0, "span 4")
     for _ in range(3):
         e = assigned(distributor.offer(call(called="5"), 3.0))
         distributor.release(assigned(distributor.outcome(e.lease, refused(44), 3.0)).lease.token, 3)

@@ -13,6 +13,8 @@ from umpack.core.causes import (
     Elsewhere,
     Location,
     Outcome,
+    Override,
+    Overrides,
     Result,
     Verdict,
     words_of,
@@ -83,9 +85,46 @@ def test_what_a_site_says_holds_for_every_phase_and_place() -> None:
     assert table.verdict(refused(34), full=True) is OWN
 
 
-def test_the_table_of_a_trunk_goes_before_that_of_its_pack_and_both_before_the_sites() -> None:
-    trunks, packs = CauseTable({17: OWN}), CauseTable({18: OWN})
-    table = CauseTable(trunks={"a": trunks}, packs={"um": packs})
-    assert table.of("a", "um") is table.of("a") is trunks
-    assert table.of("b", "um") is packs
+def test_rows_of_a_trunk_lie_over_those_of_its_pack_and_both_over_the_sites() -> None:
+    site, pack, trunk = (Verdict(TRUNK, Blame.CALL, who) for who in ("site", "pack", "trunk"))
+    table = CauseTable(
+        {**CAUSE_VERDICTS, **dict.fromkeys((17, 18, 19), site)},
+        trunks={"a": Overrides({17: Override(trunk.elsewhere, trunk.blame, "trunk")})},
+        packs={
+            "um": Overrides(
+                dict.fromkeys((17, 18), Override(pack.elsewhere, pack.blame, "pack")),
+                {486: Override(pack.elsewhere, pack.blame, "pack")},
+            )
+        },
+    )
+
+    def said(trunk: str, pack: str) -> list[Verdict]:
+        rows = table.of(trunk, pack)
+        return [rows.verdict(refused(cause)) for cause in (17, 18, 19)]
+
+    assert said("a", "um") == [trunk, pack, site]
+    assert said("a", "fax") == [trunk, site, site]
+    assert said("b", "um") == [pack, pack, site]
+    assert said("b", "fax") == [site, site, site]
     assert table.of("b", "fax") is table.of("b") is table
+    assert table.of("a", "um").verdict(refused(17, 486)) == pack
+    assert table.of("a", "um").verdict(refused(1)) is CAUSE_VERDICTS[1]
+
+
+def test_half_a_row_leaves_the_other_half_to_who_is_below() -> None:
+    table = CauseTable(
+        trunks={"a": Overrides({27: Override(TRUNK, None, "trunk")})},
+        packs={"um": Overrides({27: Override(None, Blame.NOBODY, "pack")})},
+    )
+    assert table.of("a", "um").causes[27] == Verdict(TRUNK, Blame.NOBODY, "trunk")
+    assert table.of("a").causes[27] == Verdict(TRUNK, Blame.TRUNK, "trunk")
+    assert table.of("b", "um").causes[27] == Verdict(ONCE, Blame.NOBODY, "pack")
+
+
+def test_what_a_pack_says_holds_for_every_phase_and_place() -> None:
+    half = Overrides({41: Override(TRUNK, None, "pack")})
+    far = Outcome(Result.REFUSED, 41, location=Location.INTERNATIONAL)
+    table = CauseTable(packs={"um": half})
+    assert table.of("a", "um").verdict(far).blame is Blame.TRUNK
+    assert table.of("a").verdict(far).blame is Blame.NOBODY
+    assert table.of("a", "um").verdict(refused(34), full=True).blame is Blame.NOBODY

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 
 from tests.sites import ANSWERED, HUNG_UP, SILENT, refused
+from umpack.core import causes
 from umpack.core.causes import (
     CAUSE_VERDICTS,
     NAMES,
     SIP_VERDICTS,
+    SITUATIONS,
     WIRE_SAFE_CAUSES,
     Blame,
     CauseTable,
@@ -60,6 +62,8 @@ def test_the_two_verdicts_of_a_cause(cause: int, elsewhere: Elsewhere, blame: Bl
         (408, 18, TRUNK, Blame.TRUNK),
         (503, 34, TRUNK, Blame.TRUNK),
         (401, 21, TRUNK, Blame.TRUNK),
+        (501, 29, TRUNK, Blame.NOBODY),
+        (505, 127, TRUNK, Blame.NOBODY),
     ],
 )
 def test_the_sip_answer_is_read_before_the_cause_it_was_folded_into(
@@ -92,9 +96,17 @@ def test_a_site_may_have_its_own_rows() -> None:
     assert answers(refused(17)) == (NO, Blame.CALL)
 
 
-@pytest.mark.parametrize("verdict", [*CAUSE_VERDICTS.values(), *SIP_VERDICTS.values()])
+_SOURCES = ("Q.850 ", "Q.850:", "Q.931 ", "RFC ", "Asterisk ", "Dean and Barroso")
+
+
+@pytest.mark.parametrize("verdict", [*CAUSE_VERDICTS.values(), *SIP_VERDICTS.values(), *SITUATIONS])
 def test_every_row_says_what_it_rests_on(verdict: Verdict) -> None:
-    assert verdict.source.startswith(("Q.850", "Q.931", "RFC "))
+    assert any(source in verdict.source for source in _SOURCES)
+
+
+def test_every_verdict_there_is_was_looked_at() -> None:
+    own = [value for value in vars(causes).values() if isinstance(value, Verdict)]
+    assert sorted(own, key=str) == sorted(SITUATIONS, key=str)
 
 
 @pytest.mark.parametrize(

@@ -19,16 +19,17 @@ from tests.sites import (
     one_record,
     plan,
     refused,
+    route,
     site,
     take,
     trunk,
 )
 from umpack.core.administration import Drain
-from umpack.core.calls import Assignment, Decision, Reason, Refusal
-from umpack.core.causes import Blame, Elsewhere, Outcome, Result
+from umpack.core.calls import Assignment, Decision, Done, Reason, Refusal
+from umpack.core.causes import Blame, CauseTable, Elsewhere, Outcome, Override, Overrides, Result
 from umpack.core.channel import ChannelId
 from umpack.core.distributor import Distributor
-from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_policy import HealthPolicy, PackPolicy
 from umpack.core.health_states import AlarmKind, HealthState
 from umpack.core.idle import has, mask_of, positions_of
 from umpack.core.pack import Grade, PackId, Strategy
@@ -202,7 +203,7 @@ def test_a_call_that_failed_everywhere_else_takes_an_ejected_trunk_back() -> Non
 
 def test_an_alarmed_trunk_is_taken_back_for_nobody() -> None:
     distributor = Distributor(one_pack(A, B))
-    distributor.alarm_raised(TrunkId("a"), AlarmKind.RED, 100.0, certain=True)
+    distributor.alarm_raised(TrunkId("a"), AlarmKind.RED, 100.0)
     for _ in range(4):
         take(distributor, now=200.0)
     assert isinstance(distributor.offer(call(), 200.0), Refusal)
@@ -358,13 +359,34 @@ def test_who_rings_on_is_blamed_where_machines_answer(
 
 
 def test_a_trunk_may_have_its_own_causes() -> None:
-    lines = one_pack(A, B)
-    theirs = replace(lines.causes.causes[17], elsewhere=Elsewhere.TRUNK, blame=Blame.NOBODY)
-    own = replace(lines.causes, causes={**lines.causes.causes, 17: theirs})
-    distributor = Distributor(replace(lines, causes=replace(lines.causes, trunks={"a": own})))
+    own = Overrides({17: Override(Elsewhere.TRUNK, Blame.NOBODY, "a is odd")})
+    distributor = Distributor(replace(one_pack(A, B), causes=CauseTable(trunks={"a": own})))
     again = assigned(distributor.outcome(take(distributor).lease, refused(17), 0.0))
     assert again.channel == "b:1"
     assert distributor.outcome(again.lease, refused(17), 0.0).cause == 17  # type: ignore[union-attr]
+
+
+def test_a_pack_may_have_its_own_causes_and_they_hold_where_the_channel_is_its() -> None:
+    own = Overrides({17: Override(Elsewhere.TRUNK, Blame.NOBODY, "full is called busy here")})
+    one = trunk("a", 1)
+    packs = [plan("um", all_of(one), overflow=["spare"]), plan("spare", all_of(B, C))]
+    distributor = Distributor(site([one, B, C], packs, causes=CauseTable(packs={"spare": own})))
+    first, overflown = take(distributor), take(distributor)
+    assert (first.channel, overflown.channel) == ("a:1", "b:1")
+    assert isinstance(distributor.outcome(first.lease, refused(17), 0.0), Done)
+    assert assigned(distributor.outcome(overflown.lease, refused(17), 0.0)).channel == "a:1"
+
+
+def test_packs_have_their_own_share_below_which_suspects_are_welcome() -> None:
+    # Of the two lines that both packs share, one is a suspect: half is left of either.
+    packs = [plan("brave", all_of(A, B)), plan("shy", all_of(A, B))]
+    routes = [route("1", "brave"), route("2", "shy")]
+    brave = {PackId("brave"): PackPolicy(panic_share=0.9)}
+    distributor = Distributor(replace(site([A, B], packs, routes), pack_policies=brave))
+    distributor.outcome(take(distributor, "2").lease, refused(41), 0.0)
+    assert state(distributor, "a") is SUSPECT
+    assert take(distributor, "1").channel[0] == "a"
+    assert take(distributor, "2").channel[0] == "b"
 
 
 # -- people and boards ------------------------------------------------------------------------
@@ -384,7 +406,7 @@ def test_an_alarm_blocks_at_once_and_clears_when_settled() -> None:
 
 def test_an_alarm_may_take_the_last_trunk() -> None:
     distributor = Distributor(one_pack(A))
-    distributor.alarm_raised(TrunkId("a"), AlarmKind.RED, 10.0, certain=True)
+    distributor.alarm_raised(TrunkId("a"), AlarmKind.RED, 10.0)
     answer = distributor.offer(call(), 11.0)
     assert isinstance(answer, Refusal)
     assert answer.reason is Reason.NO_USABLE_TRUNK

@@ -11,7 +11,7 @@ from tests.lines import POLICY, Line
 from umpack.core.causes import Blame
 from umpack.core.errors import ConfigError
 from umpack.core.health import TrunkHealth
-from umpack.core.health_policy import HealthPolicy
+from umpack.core.health_policy import HealthPolicy, PackPolicy
 from umpack.core.health_states import (
     Admission,
     AlarmKind,
@@ -300,7 +300,7 @@ def test_the_operator_ejects_and_restores(line: Line) -> None:
 
 
 def test_nobody_restores_a_dead_line(line: Line) -> None:
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.eject(line.now, "by anna")
     line.health.restore(line.now, "by anna")
     assert line.health.state is ALARMED
@@ -311,7 +311,7 @@ def test_nobody_restores_a_dead_line(line: Line) -> None:
 
 
 def test_an_ejection_during_an_alarm_takes_effect_after_it(line: Line) -> None:
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.eject(line.now, "by anna", 1000.0)
     line.health.alarm_cleared(line.now, RED)
     line.wait(POLICY.alarm_settle)
@@ -357,9 +357,9 @@ def test_slow_start_is_never_no_start_and_ends_with_all(channels: int) -> None:
 
 
 def test_panic() -> None:
-    assert POLICY.panics(14, 30)
-    assert not POLICY.panics(15, 30)
-    assert not HealthPolicy(panic_share=0.0).panics(0, 30)
+    assert PackPolicy().panics(14, 30)
+    assert not PackPolicy().panics(15, 30)
+    assert not PackPolicy(panic_share=0.0).panics(0, 30)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_other_states_come_back_as_what_is_known_of_them(line: Line) -> None:
     line.answer()
     assert recalled(line).state is SLOW_START
     assert recalled(line, POLICY.slow_start).state is UP
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     again = recalled(line)
     assert (again.state, again.why) == (SUSPECT, "before the restart: red")
     line.health.eject(line.now, "by anna", 50.0)

@@ -29,19 +29,26 @@ def line() -> Line:
     return Line()
 
 
+@pytest.fixture
+def debouncing() -> Line:
+    """Of a board that waits for nothing itself."""
+    return Line(replace(POLICY, debounce_loss=2.5, debounce_remote=0.7))
+
+
 @pytest.mark.parametrize(
     ("kind", "debounce"),
     [
         (AlarmKind.RED, 2.5),
         (AlarmKind.AIS, 2.5),
-        (AlarmKind.RAI, 0.5),
+        (AlarmKind.RAI, 0.7),
         (AlarmKind.D_CHANNEL, 0.0),
         (AlarmKind.UNREACHABLE, 0.0),
     ],
 )
 def test_an_alarm_is_believed_after_its_debounce(
-    line: Line, kind: AlarmKind, debounce: float
+    debouncing: Line, kind: AlarmKind, debounce: float
 ) -> None:
+    line = debouncing
     line.health.alarm_raised(line.now, kind, "span 1")
     if debounce:
         assert line.seen() == (UP, Admission.RESERVE, True)
@@ -55,13 +62,51 @@ def test_an_alarm_is_believed_after_its_debounce(
     assert line.health.next_step(line.now) == "back when the alarm clears"
 
 
-def test_what_is_certain_needs_no_debounce(line: Line) -> None:
-    line.health.alarm_raised(line.now, RED)
-    line.health.alarm_raised(line.now, RED, certain=True)
+@pytest.mark.parametrize("kind", AlarmKind)
+def test_by_default_the_board_has_waited_already(line: Line, kind: AlarmKind) -> None:
+    line.health.alarm_raised(line.now, kind)
     assert line.health.state is ALARMED
 
 
-def test_a_short_alarm_leaves_nothing_behind(line: Line) -> None:
+def test_polls_that_see_an_alarm_again_do_not_put_off_when_it_is_believed(debouncing: Line) -> None:
+    line = debouncing
+    for _ in range(3):
+        line.health.alarms_seen(line.now, {RED: "LOS"}, (RED,))
+        assert line.health.state is UP
+        line.wait(1.0)
+    assert line.health.state is ALARMED
+
+
+def test_a_d_channel_that_falls_with_its_line_waits_with_it(debouncing: Line) -> None:
+    line = debouncing
+    line.health.alarm_raised(line.now, RED)
+    line.wait(1.0)
+    line.health.alarm_raised(line.now, AlarmKind.D_CHANNEL)
+    assert line.health.state is UP
+    line.health.alarm_cleared(line.now, RED)
+    line.health.alarm_cleared(line.now, AlarmKind.D_CHANNEL)
+    line.wait(10.0)
+    assert line.changes == []
+    line.health.alarm_raised(line.now, AlarmKind.D_CHANNEL)
+    assert line.health.state is ALARMED
+
+
+def test_a_d_channel_that_stays_away_is_believed_when_its_line_would_have_been(
+    debouncing: Line,
+) -> None:
+    line = debouncing
+    line.health.alarm_raised(line.now, RED)
+    line.health.alarm_raised(line.now, AlarmKind.D_CHANNEL)
+    line.wait(1.0)
+    line.health.alarm_cleared(line.now, RED)
+    assert line.health.state is UP
+    line.wait(1.5)
+    assert line.health.state is ALARMED
+    assert line.health.why == "D channel down"
+
+
+def test_a_short_alarm_leaves_nothing_behind(debouncing: Line) -> None:
+    line = debouncing
     line.health.alarm_raised(line.now, RED)
     line.wait(1.0)
     line.health.alarm_cleared(line.now, RED)
@@ -72,7 +117,7 @@ def test_a_short_alarm_leaves_nothing_behind(line: Line) -> None:
 
 
 def test_a_cleared_alarm_settles_and_starts_slowly(line: Line) -> None:
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.alarm_cleared(line.now, RED)
     assert line.health.state is ALARMED
     assert line.health.next_step(line.now) == "back in 2 s if the alarm stays clear"
@@ -82,7 +127,7 @@ def test_a_cleared_alarm_settles_and_starts_slowly(line: Line) -> None:
 
 
 def test_all_alarms_must_be_gone(line: Line) -> None:
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.alarm_raised(line.now, AlarmKind.D_CHANNEL)
     line.health.alarm_cleared(line.now, RED)
     line.wait(100.0)
@@ -94,7 +139,7 @@ def test_all_alarms_must_be_gone(line: Line) -> None:
 
 def test_an_alarm_nobody_cleared_ends_with_the_next_poll(line: Line) -> None:
     span = (AlarmKind.RED, AlarmKind.AIS, AlarmKind.RAI)
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.alarms_seen(line.now, {RED: "LOS"}, span)
     line.health.alarms_seen(line.now, {}, (AlarmKind.D_CHANNEL,))
     line.wait(100.0)
@@ -107,7 +152,7 @@ def test_an_alarm_nobody_cleared_ends_with_the_next_poll(line: Line) -> None:
 def test_a_flapping_span_waits_longer_but_never_for_ever(line: Line) -> None:
     waits = []
     for _ in range(50):
-        line.health.alarm_raised(line.now, RED, certain=True)
+        line.health.alarm_raised(line.now, RED)
         line.wait(0.2)
         line.health.alarm_cleared(line.now, RED)
         waits.append(line.health.timer - line.now)
@@ -117,13 +162,13 @@ def test_a_flapping_span_waits_longer_but_never_for_ever(line: Line) -> None:
     assert waits[0] == pytest.approx(2.0)
     assert waits[-1] == pytest.approx(POLICY.alarm_settle_cap)
     line.wait(60 * POLICY.calm_period)
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.alarm_cleared(line.now, RED)
     assert line.health.timer - line.now == pytest.approx(2.0)
 
 
 def test_an_alarm_that_returns_while_settling_is_not_forgotten(line: Line) -> None:
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.alarm_cleared(line.now, RED)
     line.wait(1.0)
     line.health.alarm_raised(line.now, RED)
@@ -134,12 +179,12 @@ def test_an_alarm_that_returns_while_settling_is_not_forgotten(line: Line) -> No
 def test_an_ejection_outlasts_an_alarm(line: Line) -> None:
     line.eject()
     until = line.health.timer
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.alarm_cleared(line.now, RED)
     line.wait(POLICY.alarm_settle)
     assert line.seen() == (EJECTED, Admission.CLOSED, False)
     assert line.health.timer == until
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.wait(100.0)
     line.health.alarm_cleared(line.now, RED)
     line.wait(2 * POLICY.alarm_settle)
@@ -148,7 +193,7 @@ def test_an_ejection_outlasts_an_alarm(line: Line) -> None:
 
 def test_calls_that_fail_in_an_alarm_are_the_alarms(line: Line) -> None:
     tokens = [line.start() for _ in range(25)]
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     for token in tokens[:20]:
         line.health.attempt_failed(token, line.now, Blame.TRUNK, "cause 41")
     line.health.alarm_cleared(line.now, RED)
@@ -246,7 +291,7 @@ def test_an_ejection_outlasts_the_doubt_too(line: Line) -> None:
 
 def test_alarms_print_themselves(line: Line) -> None:
     assert repr(line.health._alarms) == "<no alarm>"
-    line.health.alarm_raised(line.now, RED, "LOS", certain=True)
+    line.health.alarm_raised(line.now, RED, "LOS")
     assert repr(line.health._alarms) == "<red (LOS)>"
     assert repr(line.health) == "<um1 alarmed, closed hard: red (LOS)>"
     assert repr(line.health._strikes) == "<0 failures, 0 ejections in a row>"

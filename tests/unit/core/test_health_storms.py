@@ -385,7 +385,7 @@ def test_an_ejected_trunk_is_taken_back_when_the_others_go_into_alarm() -> None:
     def alarm(now: float) -> None:
         assert storm.state("c") is EJECTED
         for name in "abd":
-            storm.distributor.alarm_raised(TrunkId(name), AlarmKind.RED, now, certain=True)
+            storm.distributor.alarm_raised(TrunkId(name), AlarmKind.RED, now)
 
     storm.at(DEATH + 50.0, alarm)
     storm.run(100.0)

@@ -37,7 +37,7 @@ def test_what_a_person_has_drained_is_out_and_what_health_has_closed_is_last() -
     distributor.drain(drained("a"))
     assert order(distributor).text == "1/a/b"
     distributor.enable("a")
-    distributor.alarm_raised(TrunkId("line-1"), AlarmKind.RED, 1.0, certain=True)
+    distributor.alarm_raised(TrunkId("line-1"), AlarmKind.RED, 1.0)
     distributor.tick(30.0)
     assert order(distributor) == LastOrder((), ("b", "line-1"))
     distributor.drain(drained("b"))

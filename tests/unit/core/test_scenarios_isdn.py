@@ -57,7 +57,7 @@ def test_isdn_a_the_d_channel_is_away_for_3_s_and_active_calls_live() -> None:
 
 def test_isdn_a_a_short_alarm_whose_end_nobody_told_is_ended_by_the_next_look() -> None:
     distributor = Distributor(one_pack(SPAN, OTHER))
-    distributor.alarm_raised(A, AlarmKind.RED, 10.0, certain=True)
+    distributor.alarm_raised(A, AlarmKind.RED, 10.0)
     distributor.alarms_seen(A, {}, AlarmKind, 30.0)
     distributor.tick(33.0)
     assert take(distributor, now=33.0).channel == "a:1"
@@ -142,7 +142,7 @@ def test_isdn_e_nobody_starves_in_a_slow_start_from_nothing() -> None:
     distributor = Distributor(
         site(lines, [plan("um", all_of(*lines), Strategy.CYCLIC)], policy=policy)
     )
-    distributor.alarm_raised(A, AlarmKind.RED, 10.0, certain=True)
+    distributor.alarm_raised(A, AlarmKind.RED, 10.0)
     distributor.alarm_cleared(A, AlarmKind.RED, 11.0)
     met = ""
     for now in range(14, 24):
@@ -159,7 +159,7 @@ def test_isdn_f_put_out_and_in_again_and_again_while_calls_run() -> None:
     for now in range(20):
         distributor.drain(Drain("a", "anna", "", float(now)))
         if now % 3 == 0:
-            distributor.alarm_raised(A, AlarmKind.RED, float(now), certain=True)
+            distributor.alarm_raised(A, AlarmKind.RED, float(now))
         if now == 10:
             distributor.outcome(held[0].lease, ANSWERED, 10.0)
         assert distributor.enable("a")

@@ -50,9 +50,8 @@ def freeze(seconds: float) -> None:
 async def test_an_alarm_takes_the_line_out_at_once_and_back_when_it_has_settled(
     defect: Defect, kind: AlarmKind, debounce: float
 ) -> None:
-    # The board has its own debounce; ours would be noticed here.
-    policy = HealthPolicy(debounce_loss=90, debounce_remote=90)
-    async with umpack(LINES, [S0, S0], times=RARELY, policy=policy) as rig:
+    # The board has its own debounce, and ours is none by default.
+    async with umpack(LINES, [S0, S0], times=RARELY) as rig:
         assert await rig.served() == "DAHDI/1"
         rig.defect(1, defect)
         took = await rig.becomes("left", ALARMED)
@@ -65,6 +64,31 @@ async def test_an_alarm_takes_the_line_out_at_once_and_back_when_it_has_settled(
         took = await rig.usable("left")
         assert 5.0 + 2.0 - 0.5 <= took < 60  # DAHDI's settling, and ours
         assert await rig.served() == "DAHDI/1"
+
+
+@pytest.mark.parametrize("times", [TIMES, RARELY], ids=["polled", "told"])
+async def test_a_board_that_waits_for_nothing_is_waited_for(times: PollTimes) -> None:
+    policy = HealthPolicy(debounce_loss=60.0)
+    async with umpack(LINES, [S0, S0], times=times, policy=policy) as rig:
+        rig.defect(1, Defect.LOS)
+        await rig.until(lambda: "not yet certain" in rig.why("left"))
+        # While nobody knows for certain, calls go elsewhere, and nothing is out.
+        assert await rig.served() == "DAHDI/4"
+        assert rig.state("left") is UP
+        took = await rig.becomes("left", ALARMED, 300)
+        assert took >= 30.0
+        assert rig.changes().count(HealthEvent.ALARM) == 1
+
+
+async def test_an_alarm_shorter_than_the_debounce_leaves_nothing_behind() -> None:
+    policy = HealthPolicy(debounce_loss=9000.0)
+    async with umpack(LINES, [S0, S0], times=RARELY, policy=policy) as rig:
+        rig.defect(1, Defect.LOS)
+        await rig.until(lambda: "not yet certain" in rig.why("left"))
+        rig.defect(1, None)
+        await rig.until(lambda: not rig.why("left"))
+        assert await rig.served() == "DAHDI/1"
+        assert rig.changes() == []
 
 
 async def test_a_flapping_span_is_left_alone() -> None:

@@ -19,6 +19,7 @@ from drivers.asterisk.reception import Reception, ReceptionTimes
 from drivers.asterisk.taking_points import TakingPoint
 from simulators.asterisk import PbxPlan, SimulatedAsterisk
 from simulators.pbx_reception import FaxMachine, Speaker
+from tests.sites import MESSAGES
 from umpack import clock
 from umpack.config import parse
 from umpack.core.calls import CallRecord, Ending, Reason
@@ -34,7 +35,9 @@ from umpack.messages.spool_schema import SpoolFault
 from umpack.messages.states import MessageState
 
 MAIN = PbxId("main")
-SITE = """
+SITE = (
+    MESSAGES
+    + """
 pbx: {main: {ami: {user: u, secret: s}}}
 trunks:
   fax: {kind: fax, channels: 2, station: "+49 30 99", max_rate: 9600}
@@ -49,6 +52,7 @@ routes:
   - {called: "2XX", pack: voice}
   - {called: "3XX", pack: auto}
 """
+)
 NO_RESERVE = SpoolLimits(reserve_bytes=0, slow_after=60.0)
 TIFF = b"II*\0" + bytes(range(200))
 FAX = FaxMachine(TIFF, pages=2, seconds=5.0, station="+49 30\x1f\n1")

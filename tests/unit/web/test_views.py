@@ -103,7 +103,7 @@ def test_trunks() -> None:
 
 def test_health_and_administration_are_two_things() -> None:
     distributor = small()
-    distributor.alarm_raised(TrunkId("b"), AlarmKind.D_CHANNEL, 5.0, "T309", certain=True)
+    distributor.alarm_raised(TrunkId("b"), AlarmKind.D_CHANNEL, 5.0, "T309")
     distributor.drain(Drain("b", "tom", "", 6.0))
     b = views.trunk(distributor, "b", 7.0) or {}
     assert (b["health"]["state"], b["health"]["since"]) == ("alarmed", 5.0)
@@ -126,7 +126,7 @@ def test_what_a_pack_chooses_first() -> None:
     distributor.outcome(assigned.lease, refused(41), 2.0)
     assert suspect.state.value == "suspect"
     distributor.drain(Drain("c:3", "eva", "", 0.0))
-    distributor.alarm_raised(TrunkId("d"), AlarmKind.UNREACHABLE, 2.0, certain=True)
+    distributor.alarm_raised(TrunkId("d"), AlarmKind.UNREACHABLE, 2.0)
     (um,) = views.packs(distributor)
     assert (um["first_choice"], um["reserve"], um["closed"]) == (3, 4, 9)
     assert views.headline(distributor) == (
