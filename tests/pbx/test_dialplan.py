@@ -81,7 +81,9 @@ class TestAlone:
         assert [call.steps[-1] for call in calls] == ["rejected", "rejected", "hangup-remote"]
         assert {call.called for call in calls} == {"100"}
 
-    @pytest.mark.parametrize(("code", "told"), [(486, 486), (404, 404), (480, 480), (603, 403)])
+    @pytest.mark.parametrize(
+        ("code", "told"), [(486, 486), (404, 404), (480, 480), (603, 403), (488, 488)]
+    )
     def test_the_far_ends_own_answer_ends_the_hunt(
         self, lab: Lab, stack: ExitStack, code: int, told: int
     ) -> None:
@@ -91,6 +93,62 @@ class TestAlone:
         (result,) = Caller("100").run(lab.sip_port)
         assert result.final == told
         assert (len(um1.calls()), len(um2.calls())) == (1, 0)
+
+    @pytest.mark.parametrize("code", [408, 501])
+    def test_the_status_counts_before_the_cause_it_is_folded_into(
+        self, lab: Lab, stack: ExitStack, code: int
+    ) -> None:
+        # Causes 18 and 29, which end calls.
+        um1 = stack.enter_context(Server.rejecting(code, port_of(lab, "um1")))
+        um2 = stack.enter_context(Server.answering(port_of(lab, "um2")))
+        alone(lab, LINEAR)
+        assert Caller("100").run(lab.sip_port)[0].final == 200
+        assert (len(um1.calls()), len(um2.calls())) == (1, 1)
+
+    def test_own_rows_of_packs_and_trunks_hold_without_umpack(
+        self, lab: Lab, stack: ExitStack
+    ) -> None:
+        site = """
+trunks:
+  um1: {kind: sip, endpoint: um1, channels: 30}
+  um2: {kind: sip, endpoint: um2, channels: 30, causes: {sip 603: {elsewhere: trunk}}}
+  um3: {kind: sip, endpoint: um3, channels: 30}
+packs:
+  plain: {members: [um1, um3]}
+  own: {members: [um1, um3], causes: {sip 486: {elsewhere: trunk}}}
+  full: {members: [um2], causes: {sip 603: {elsewhere: no}}, overflow: [spare]}
+  spare: {members: [um3]}
+routes:
+  - {called: "1XX", pack: plain}
+  - {called: "2XX", pack: own}
+  - {called: "3XX", pack: full}
+"""
+        um1 = stack.enter_context(Server.rejecting(486, port_of(lab, "um1")))
+        um2 = stack.enter_context(Server.rejecting(603, port_of(lab, "um2")))
+        um3 = stack.enter_context(Server.answering(port_of(lab, "um3")))
+        alone(lab, site)
+        told = [Caller(called).run(lab.sip_port)[0].final for called in ("100", "200", "300")]
+        assert told == [486, 200, 200]
+        assert [call.called for call in um1.calls()] == ["100", "200"]
+        assert [call.called for call in um2.calls()] == ["300"]
+        assert [call.called for call in um3.calls()] == ["200", "300"]
+
+    def test_all_attempts_together_keep_to_the_setup_budget(
+        self, lab: Lab, stack: ExitStack
+    ) -> None:
+        um1, um2 = (stack.enter_context(Server.ringing(port_of(lab, n))) for n in PEERS[:2])
+        um3 = stack.enter_context(Server.answering(port_of(lab, "um3")))
+        alone(lab, LINEAR.replace("answer_within: 1s", "answer_within: 4s, setup_budget: 5s"))
+        (result,) = Caller("100").run(lab.sip_port)
+        assert result.final == 503
+        assert result.seconds_to_final is not None
+        # The second attempt has the one second the first has left.
+        assert 4.5 < result.seconds_to_final < 7.0
+        lab.wait_channels(0)
+        assert [call.steps for call in (*um1.calls(), *um2.calls())] == [
+            ("invite", "cancelled")
+        ] * 2
+        assert um3.calls() == []
 
     def test_nobody_answers_in_time_so_the_next_is_tried(self, lab: Lab, stack: ExitStack) -> None:
         um1 = stack.enter_context(Server.ringing(port_of(lab, "um1")))

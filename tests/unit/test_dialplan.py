@@ -18,7 +18,7 @@ from umpack.dialplan.caller import ALIVE_WITHIN
 
 ROOT = Path(__file__).parents[2]
 GOOD = ROOT / "tests" / "data" / "config" / "good"
-FILES = [*sorted((ROOT / "etc").glob("*.yaml")), GOOD / "every-key.yaml"]
+FILES = [*sorted((ROOT / "etc").glob("*.yaml")), GOOD / "every-key.yaml", GOOD / "own-rows.yaml"]
 HEAD = 'pbx: {main: {ami: {user: u, secret: s}, agi: {listen: "127.0.0.1:4573"}}}\n'
 SITE = (
     HEAD
@@ -125,8 +125,13 @@ def test_every_jump_arrives(text: str) -> None:
                     assert target in labels, target
                     continue
                 there, extension, priority = target.split(",", 2)
+                if extension == "${ARG5}":
+                    continue
                 assert extension in contexts[there].extensions, target
                 assert re.fullmatch(r"1(\(.*\))?", priority), target
+                if there == "umpack-trunk":
+                    judge = priority.removesuffix(")").rpartition(",")[2]
+                    assert judge in contexts["umpack-judge"].extensions
     assert jumps > 20
 
 
@@ -198,7 +203,7 @@ def test_dial_strings_hold_filtered_numbers_only(text: str) -> None:
     for arguments in dials:
         variables = set(re.findall(r"\$\{([^}]*)\}", arguments))
         assert variables <= {
-            "UMPACK_CALLED", "UMPACK_DIGITS", "UMPACK_NUMBER", "UMPACK_SLOT", "UMPACK_WITHIN",
+            "UMPACK_CALLED", "UMPACK_DIGITS", "UMPACK_NUMBER", "UMPACK_SLOT", "within",
         }  # fmt: skip
         assert arguments.count(",") == 1
         assert "&" not in arguments
@@ -207,7 +212,7 @@ def test_dial_strings_hold_filtered_numbers_only(text: str) -> None:
 def test_variables_are_set_before_they_are_read(text: str) -> None:
     known = set(re.findall(r"Set\((?:LOCAL\()?(\w+)\)?=", text))
     known |= {"EXTEN", "EPOCH", "AGISTATUS", "DIALSTATUS", "HANGUPCAUSE", "GOSUB_RETVAL"}
-    known |= {"ARG1", "ARG2", "ARG3", "ARG4"}
+    known |= {"ARG1", "ARG2", "ARG3", "ARG4", "ARG5"}
     known |= {"FAXSTATUS", "FAXERROR", "FAXPAGES", "FAXBITRATE", "FAXMODE"}
     assert set(re.findall(r"\$\{(\w+)(?::\d+)?\}", text)) <= known
 
@@ -230,9 +235,16 @@ def test_one_agi_step_and_what_follows_it() -> None:
     decided = order.index('$["${UMPACK_CAUSE}" != ""]?umpack-end,s,1')
     hung_up = order.index('$["${AGISTATUS}" = "HANGUP"]?over')
     answered = order.index('$["${CHANNEL(state)}" = "Up" & "${UMPACK_UP}" != "Up"]?over')
-    dialled = order.index('$["${DIALSTATUS}" != ""]?Gosub(umpack-judge,s,1())')
     routed = next(i for i, text in enumerate(order) if "umpack-pack" in text)
-    assert decided < hung_up < answered < dialled < routed
+    assert decided < hung_up < answered < routed
+    for pack in contexts["umpack-pack"].extensions.values():
+        order = [step.arguments for step in pack]
+        judged = order.index('$["${DIALSTATUS}" != ""]?Gosub(umpack-judge,s,1())')
+        # What the judge needs to know is set before, and the hunt begins behind it.
+        assert {text.partition("=")[0] for text in order[:judged]} == {
+            "UMPACK_REFUSAL", "UMPACK_BUDGET", "UMPACK_ONCE",
+        }  # fmt: skip
+        assert any(text.startswith("umpack-trunk") for text in order[judged:])
     invalid = next(step for step in after if step.label == "invalid")
     assert (invalid.application, invalid.arguments) == ("Set", "UMPACK_CAUSE=28")
 
@@ -262,11 +274,11 @@ def test_hunting_follows_the_order_of_the_pack() -> None:
     runs = [s.arguments for s in h if s.arguments.startswith("umpack-trunk")]
     orders = [s.arguments for s in h if s.arguments.startswith("umpack-order")]
     assert orders == ["umpack-order,s,1(h)", "umpack-order,s,1(rest)"]
-    overflow = "umpack-trunk,t2,1(0,3,3,-1)"
+    overflow = "umpack-trunk,t2,1(0,3,3,-1,s)"
     assert runs == [
-        "umpack-trunk,t1,1(0,2,14,1)",
-        "umpack-trunk,t1,1(2,2,17,1)",
-        "umpack-trunk,t3,1(4,30,1,1)",
+        "umpack-trunk,t1,1(0,2,14,1,s)",
+        "umpack-trunk,t1,1(2,2,17,1,s)",
+        "umpack-trunk,t3,1(4,30,1,1,s)",
         overflow,
         overflow,
     ]
@@ -283,10 +295,10 @@ def test_hunting_follows_the_order_of_the_pack() -> None:
         overflow,
     ]
     assert [s.arguments for s in mixed if s.arguments.startswith("umpack-trunk")] == [
-        "umpack-trunk,t1,1(0,1,1,1)",
-        "umpack-trunk,t3,1(1,1,1,1)",
-        "umpack-trunk,t1,1(2,1,2,1)",
-        "umpack-trunk,t3,1(3,1,2,1)",
+        "umpack-trunk,t1,1(0,1,1,1,s)",
+        "umpack-trunk,t3,1(1,1,1,1,s)",
+        "umpack-trunk,t1,1(2,1,2,1,s)",
+        "umpack-trunk,t3,1(3,1,2,1,s)",
     ]
     assert "UMPACK_REFUSAL=17" in [step.arguments for step in mixed]
     assert mixed[-2].arguments == "UMPACK_CAUSE=${UMPACK_REFUSAL}"
@@ -359,44 +371,88 @@ def test_dahdi_numbers_count_from_the_span() -> None:
     contexts = read(dialplan(parse(SITE, "x"), PbxId("main")))
     line2 = [step.arguments for step in contexts["umpack-trunk"].extensions["t2"]]
     assert "UMPACK_NUMBER=$[${UMPACK_SLOT} + 31]" in line2
-    assert "DAHDI/${UMPACK_NUMBER}/${UMPACK_DIGITS},${UMPACK_WITHIN}" in line2
+    assert "DAHDI/${UMPACK_NUMBER}/${UMPACK_DIGITS},${within}" in line2
     um1 = [step.arguments for step in contexts["umpack-trunk"].extensions["t3"]]
-    assert "PJSIP/${UMPACK_CALLED}@um1,${UMPACK_WITHIN}" in um1
+    assert "PJSIP/${UMPACK_CALLED}@um1,${within}" in um1
     # One Dial for all channels of the peer: after it the trunk is done with.
-    assert um1.index("UMPACK_OUT_um1=1") == um1.index("umpack-judge,s,1(trunk)") + 1
+    assert um1.index("UMPACK_OUT_um1=1") == um1.index("umpack-judge,${ARG5},1(trunk)") + 1
 
 
 def test_a_semicolon_in_a_dial_string_is_no_comment() -> None:
     configuration = load(GOOD / "every-key.yaml")
     text = dialplan(configuration, PbxId("main"))
-    assert (
-        r"Dial(PJSIP/um2/sip:${UMPACK_CALLED}@[::1]:5060\;transport=tcp,${UMPACK_WITHIN})" in text
-    )
+    assert r"Dial(PJSIP/um2/sip:${UMPACK_CALLED}@[::1]:5060\;transport=tcp,${within})" in text
+
+
+def sent(text: str, judge: str = "s") -> dict[str, set[str]]:
+    """Where a judge's words lead: the label each list of words jumps to."""
+    found: dict[str, set[str]] = {}
+    for step in read(text)["umpack-judge"].extensions[judge]:
+        wanted = r"\^\(([a-z0-9|]+)\)\$\" \${UMPACK_WORD}\)} = 1\]\?(\w+)"
+        for words, label in re.findall(wanted, step.arguments):
+            found[label] = set(words.split("|"))
+    return found
 
 
 def test_a_busy_subscriber_ends_the_hunt_and_an_occupied_channel_does_not() -> None:
-    judge = read(dialplan(parse(SITE, "x"), PbxId("main")))["umpack-judge"].extensions["s"]
+    text = dialplan(parse(SITE, "x"), PbxId("main"))
+    judge = read(text)["umpack-judge"].extensions["s"]
     order = [step.arguments for step in judge]
-    own = order.index('$["${ARG1}" != "" & ${LEN(${HANGUPCAUSE_KEYS()})} = 0]?own')
-    busy = order.index('$["${DIALSTATUS}" = "BUSY"]?busy')
+    own = order.index("$[${LEN(${HANGUPCAUSE_KEYS()})} = 0]?own")
+    busy = order.index('$["${DIALSTATUS}" = "BUSY"]?Set(UMPACK_WORD=c17)')
     assert order.index('$["${DIALSTATUS}" = "ANSWER"]?over') < own < busy
+    assert "c17" in sent(text)["call"]
     assert next(step for step in judge if step.label == "busy").arguments == "UMPACK_CAUSE=17"
 
 
 def test_the_verdicts_are_those_of_the_site() -> None:
-    def causes(text: str, label: str) -> set[int]:
-        judge = read(text)["umpack-judge"].extensions["s"]
-        wanted = f'\\({{1}}([0-9|]+)\\)\\$" \\${{HANGUPCAUSE}}\\)}} = 1\\]\\?{label}'
-        (found,) = [m for step in judge for m in re.findall(wanted, step.arguments)]
-        return {int(cause) for cause in found.split("|")}
+    plain = sent(dialplan(parse(SITE, "x"), PbxId("main")))
+    assert {"c1", "c17", "c28", "s404", "s486"} <= plain["call"]
+    assert {"c0", "c34", "c41", "s408", "s503"} <= plain["trunk"]
+    assert plain["channel"] == {"c6", "c44", "c82"}
+    rows = "causes: {34: {elsewhere: no}, sip 486: {elsewhere: trunk}}\n"
+    own = dialplan(parse(SITE + rows, "x"), PbxId("main"))
+    assert {"c34", "s486"} & sent(own)["call"] == {"c34"}
+    assert {"c34", "s486"} & sent(own)["trunk"] == {"s486"}
 
-    plain = dialplan(parse(SITE, "x"), PbxId("main"))
-    assert {1, 17, 28} <= causes(plain, "call")
-    assert {34, 41} <= causes(plain, "trunk")
-    assert causes(plain, "channel") == {6, 44, 82}
-    own = dialplan(parse(SITE + "causes: {34: {elsewhere: no}}\n", "x"), PbxId("main"))
-    assert 34 in causes(own, "call")
-    assert 34 not in causes(own, "trunk")
+
+def test_packs_and_trunks_with_rows_of_their_own_have_their_own_judge() -> None:
+    site = SITE.replace("mixed: {", "mixed: {causes: {17: {elsewhere: trunk}}, ")
+    site = site.replace("span: 1}", "span: 1, causes: {44: {elsewhere: no}, 41: {blame: call}}}")
+    text = dialplan(parse(site, "x"), PbxId("main"))
+    packs = read(text)["umpack-pack"].extensions
+    judges = {
+        name: {
+            step.arguments.split(",")[1]: step.arguments.removesuffix(")").rpartition(",")[2]
+            for step in packs[name]
+            if step.arguments.startswith("umpack-trunk")
+        }
+        for name in packs
+    }
+    assert judges["p1"].keys() == {"t1", "t2", "t3"}
+    plain, line1 = judges["p1"]["t3"], judges["p1"]["t1"]
+    mixed, mixed_line1 = judges["p3"]["t3"], judges["p3"]["t1"]
+    assert plain == judges["p1"]["t2"] == judges["p2"]["t2"] == "s"
+    assert len({plain, line1, mixed, mixed_line1}) == 4
+    assert len(read(text)["umpack-judge"].extensions) == 4
+    for judge, ends in ((plain, "c17"), (line1, "c17 c44"), (mixed, ""), (mixed_line1, "c44")):
+        assert sent(text, judge)["call"] & {"c17", "c44"} == set(ends.split())
+    # What umpack had begun is judged by the pack: nobody knows the trunk any more.
+    assert any(f"umpack-judge,{mixed},1()" in step.arguments for step in packs["p3"])
+
+
+def test_an_attempt_gets_what_is_left_of_the_setup_budget(text: str) -> None:
+    for steps in read(text)["umpack-trunk"].extensions.values():
+        order = [step.arguments for step in steps]
+        if "HangupCauseClear" not in [step.application for step in steps]:
+            continue  # a service
+        dial = next(i for i, step in enumerate(steps) if step.application == "Dial")
+        assert order[dial - 4 : dial - 1] == [
+            "LOCAL(within)=$[${UMPACK_SINCE} + ${UMPACK_BUDGET} - ${STRFTIME(,,%s.%3q)}]",
+            "$[${within} < 0.1]?late",
+            "$[${within} > ${UMPACK_WITHIN}]?Set(within=${UMPACK_WITHIN})",
+        ]
+        assert order[dial].endswith(",${within}")
 
 
 def test_each_pbx_has_its_own() -> None:

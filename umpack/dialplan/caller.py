@@ -19,7 +19,7 @@ from __future__ import annotations
 import string
 
 from umpack.core.causes import WIRE_SAFE_CAUSES
-from umpack.dialplan.extension import CAUSE, Extension, cause_in
+from umpack.dialplan.extension import CAUSE, NOW, Extension, one_of
 
 CALLED = "UMPACK_CALLED"
 SAFE = string.digits + string.ascii_letters + "*#+._-"
@@ -31,8 +31,9 @@ _FIELDS = ("num", "name", "dnid", "rdnis")
 """The texts of the AGI environment a caller may choose, besides the extension."""
 
 
-ALIVE_WITHIN = 1.5
-"""Seconds umpack has to answer before the dialplan takes the call. It answers in milliseconds."""
+ALIVE_WITHIN = 0.9
+"""Seconds umpack has to answer before the dialplan takes the call: no caller shall notice more than
+one. It answers in milliseconds."""
 
 AWAY_FOR = 5
 """Seconds calls pass by a umpack that did not answer, before one of them asks again."""
@@ -66,7 +67,7 @@ def check(reach: str) -> Extension:
     steps.goto_if(f"${{FIELDQTY(UMPACK_REST,{_MARK})}} < 2", "clean")
     for field in _FIELDS:
         steps.set(f"CALLERID({field})", f"${{REPLACE(CALLERID({field}),{_CONTROLS})}}")
-    steps.set("UMPACK_SINCE", "${EPOCH}", "clean").set("UMPACK_UP", "${CHANNEL(state)}")
+    steps.set("UMPACK_SINCE", NOW, "clean").set("UMPACK_UP", "${CHANNEL(state)}")
     steps.set(CAUSE, "").set("DIALSTATUS", "").set("AGISTATUS", "SILENT")
     # The first to ask again speaks for all who come before he has an answer.
     steps.goto_if('"${GLOBAL(UMPACK_AWAY)}" = ""', "ask")
@@ -104,5 +105,5 @@ def end() -> Extension:
     type_ = "${CHANNEL(channeltype)}"
     steps.goto_if(f'"{type_}" != "PJSIP" & "{type_}" != "SIP"', "said")
     steps.goto_if('"${CHANNEL(state)}" = "Up"', "said")
-    steps.goto_if(cause_in(sorted(WIRE_SAFE_CAUSES), CAUSE), "said")
+    steps.goto_if(one_of(map(str, sorted(WIRE_SAFE_CAUSES)), CAUSE), "said")
     return steps.set(CAUSE, "34").do(f"Hangup(${{FILTER(0-9,${{{CAUSE}}})}})", "said")

@@ -11,6 +11,10 @@ CAUSE = "UMPACK_CAUSE"
 """Also set by umpack itself, before it closes the AGI connection of a call that is over."""
 
 
+NOW = "${STRFTIME(,,%s.%3q)}"
+"""Seconds since 1970 with three places; EPOCH has whole ones only."""
+
+
 class Extension:
     """Lines of one extension, the first of them numbered."""
 
@@ -33,17 +37,17 @@ class Extension:
         """Add a step that sets a variable."""
         return self.do(f"Set({variable}={value})", label)
 
-    def goto_if(self, condition: str, label: str) -> Extension:
+    def goto_if(self, condition: str, goal: str, label: str = "") -> Extension:
         """Add a jump; it goes on with the next step where the condition does not hold."""
-        return self.do(f"GotoIf($[{condition}]?{label})")
+        return self.do(f"GotoIf($[{condition}]?{goal})", label)
 
     def end(self, cause: int | str, label: str = "") -> Extension:
         """End the call with a Q.850 cause, a number or an expression for one."""
         return self.set(CAUSE, str(cause), label).do(f"Goto({END})")
 
 
-def cause_in(causes: Iterable[int], variable: str = "HANGUPCAUSE") -> str:
-    """An expression that holds where a variable is one of `causes`."""
-    wanted = "|".join(map(str, causes))
-    # An empty alternative would match everything; no cause is called x.
+def one_of(words: Iterable[str], variable: str) -> str:
+    """An expression that holds where a variable is one of some words."""
+    wanted = "|".join(words)
+    # An empty alternative would match everything; nothing is called x.
     return f'${{REGEX("^({wanted or "x"})$" ${{{variable}}})}} = 1'

@@ -14,7 +14,10 @@ from string import Formatter
 from umpack.core.causes import CauseTable, Elsewhere
 from umpack.core.channel import ChannelId
 from umpack.core.trunk import Trunk, TrunkId
-from umpack.dialplan.extension import Extension, cause_in
+from umpack.dialplan.extension import NOW, Extension, one_of
+
+SHORTEST_ATTEMPT = 0.1
+"""Seconds; with less of the setup budget left another attempt cannot succeed."""
 
 DIGITS = "0-9*#+ABCD"
 """What `core.dial` lets into a dial string for a board; DAHDI reads other letters as commands."""
@@ -22,6 +25,13 @@ DIGITS = "0-9*#+ABCD"
 _FAR_END_SPEAKS = frozenset({"DAHDI", "PJSIP"})
 """Channel drivers that note every word of the far end in HANGUPCAUSE_KEYS(). With them an attempt
 without one never left the PBX: a DAHDI channel in use is "busy" to Dial, and so is no answer."""
+
+
+LEFT = f"${{UMPACK_SINCE}} + ${{UMPACK_BUDGET}} - {NOW}"
+"""What is left of the setup budget, in seconds; to stand in an expression."""
+
+_WORD = "UMPACK_WORD"
+"""What the far end has said, in one word."""
 
 
 def out(trunk: str) -> str:
@@ -74,7 +84,8 @@ def _longer(run: Run, slot: int) -> Run | None:
 
 
 def trunk_extension(trunk: Trunk, name: str) -> Extension:
-    """Tries a run from position ARG1, ARG2 long, first slot ARG3, slots ARG4 apart.
+    """Tries a run from position ARG1, ARG2 long, first slot ARG3, slots ARG4 apart; ARG5 is who
+    judges.
 
     A dial string that is the same for every channel is tried once for the whole trunk.
     """
@@ -101,13 +112,16 @@ def trunk_extension(trunk: Trunk, name: str) -> Extension:
     steps.set("at", "$[${at} + 1]")
     if by_channel and trunk.kind.is_line:
         steps.goto_if(f'"${{{out(f"{trunk.id}.${{UMPACK_SLOT}}")}}}" = "1"', "next")
+    steps.set("LOCAL(within)", f"$[{LEFT}]")
+    steps.do(f"GotoIf($[${{within}} < {SHORTEST_ATTEMPT}]?late)")
+    steps.do("ExecIf($[${within} > ${UMPACK_WITHIN}]?Set(within=${UMPACK_WITHIN}))")
     steps.do("HangupCauseClear()")
-    steps.do(f"Dial({dial},${{UMPACK_WITHIN}})")
-    steps.do(f"Gosub(umpack-judge,s,1({own}))")
+    steps.do(f"Dial({dial},${{within}})")
+    steps.do(f"Gosub(umpack-judge,${{ARG5}},1({own}))")
     if by_channel:
         steps.goto_if('"${GOSUB_RETVAL}" = "channel"', "next")
     steps.set(tried, "1")
-    return steps.do("Return()", "done")
+    return steps.do("Return()", "done").end("${UMPACK_REFUSAL}", "late")
 
 
 def _dial_string(trunk: Trunk) -> str:
@@ -128,27 +142,38 @@ def _dial_string(trunk: Trunk) -> str:
     return text
 
 
-def judge(table: CauseTable) -> Extension:
+def judge(table: CauseTable, name: str) -> Extension:
     """Answers `channel` (try the next one) or `trunk` (its other channels are no better), or ends
-    the call. ARG1 is the answer where nothing was heard from the far end."""
-    by_verdict: dict[Elsewhere, list[int]] = {verdict: [] for verdict in Elsewhere}
-    for cause, verdict in sorted(table.causes.items()):
-        by_verdict[verdict.elsewhere].append(cause)
-    steps = Extension("s")
+    the call. ARG1 is the answer where nothing was heard from the far end.
+
+    What was heard becomes one word, `c17` or, where the table has the SIP status, `s486`: as in the
+    core that goes before the cause, into which Asterisk folds several.
+    """
+    words: dict[Elsewhere, list[str]] = {elsewhere: [] for elsewhere in Elsewhere}
+    for sign, rows in (("c", table.causes), ("s", table.sip)):
+        for number, verdict in sorted(rows.items()):
+            words[verdict.elsewhere].append(f"{sign}{number}")
+    steps = Extension(name)
     steps.goto_if('"${DIALSTATUS}" = "ANSWER"', "over")
     steps.goto_if('"${DIALSTATUS}" = "CANCEL"', "over")
-    steps.goto_if('"${DIALSTATUS}" = "NOANSWER"', "heard")
-    steps.goto_if('"${ARG1}" != "" & ${LEN(${HANGUPCAUSE_KEYS()})} = 0', "own")
-    steps.goto_if('"${DIALSTATUS}" = "BUSY"', "busy")
-    steps.do(f"GotoIf($[{cause_in(by_verdict[Elsewhere.NO])}]?call)", "heard")
-    steps.goto_if("${EPOCH} - ${UMPACK_SINCE} >= ${UMPACK_BUDGET}", "late")
-    steps.goto_if('"${DIALSTATUS}" = "NOANSWER"', "trunk")
-    steps.goto_if(cause_in(by_verdict[Elsewhere.CHANNEL]), "channel")
-    steps.goto_if(cause_in([0, *by_verdict[Elsewhere.TRUNK]]), "trunk")
+    steps.set(_WORD, "c${HANGUPCAUSE}")
+    steps.goto_if('"${ARG1}" = "" | "${DIALSTATUS}" = "NOANSWER"', "heard")
+    steps.goto_if("${LEN(${HANGUPCAUSE_KEYS()})} = 0", "own")
+    steps.do(f'ExecIf($["${{DIALSTATUS}}" = "BUSY"]?Set({_WORD}=c17))', "heard")
+    steps.goto_if('"${ARG1}" = "" | ${LEN(${HANGUPCAUSE_KEYS()})} = 0', "judge")
+    # The far end chooses all but the first seven signs of this: no more of it is ever read.
+    steps.set("UMPACK_SAID", "${HANGUPCAUSE(${HANGUPCAUSE_KEYS()},tech)}")
+    steps.goto_if('"${UMPACK_SAID:0:4}" != "SIP "', "judge")
+    known = one_of(map(str, sorted(table.sip)), "UMPACK_SAID:4:3")
+    steps.do(f"ExecIf($[{known}]?Set({_WORD}=s${{UMPACK_SAID:4:3}}))")
+    steps.goto_if(one_of(words[Elsewhere.NO], _WORD), "call", "judge")
+    steps.goto_if(f"{LEFT} < {SHORTEST_ATTEMPT}", "late")
+    steps.goto_if(one_of(words[Elsewhere.CHANNEL], _WORD), "channel")
+    steps.goto_if(one_of(["c0", *words[Elsewhere.TRUNK]], _WORD), "trunk")
     # The rest, and what the table does not know: one more try, then it is the call's own.
     steps.goto_if('"${UMPACK_ONCE}" = "1"', "call")
     steps.set("UMPACK_ONCE", "1").do("Return(trunk)", "trunk").do("Return(channel)", "channel")
-    steps.do("GotoIf($[${EPOCH} - ${UMPACK_SINCE} >= ${UMPACK_BUDGET}]?late)", "own")
-    steps.do("Return(${ARG1})")
-    steps.end("${HANGUPCAUSE}", "call").end(17, "busy").end("${UMPACK_REFUSAL}", "late")
+    steps.goto_if(f"{LEFT} < {SHORTEST_ATTEMPT}", "late", "own").do("Return(${ARG1})")
+    steps.goto_if('"${DIALSTATUS}" = "BUSY"', "busy", "call").end("${HANGUPCAUSE}")
+    steps.end(17, "busy").end("${UMPACK_REFUSAL}", "late")
     return steps.do("Hangup()", "over")

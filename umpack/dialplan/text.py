@@ -15,10 +15,10 @@ How it decides after the AGI step:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 
 from umpack.config import Configuration
+from umpack.core.causes import CauseTable
 from umpack.core.pack import PackId, PackPlan, Strategy
 from umpack.core.routes import Route, Routes
 from umpack.core.trunk import PbxId, TrunkId, TrunkKind
@@ -57,6 +57,9 @@ class _Dialplan:
             if self._site.pbx_of(pack) == pbx
         }
 
+        self._tables = [self._site.causes]
+        """The cause tables judges are needed for, the site's first; grows with the packs."""
+
     def text(self) -> str:
         """All contexts."""
         contexts: list[tuple[str, str, Iterable[Extension]]] = [
@@ -72,7 +75,7 @@ class _Dialplan:
             ("umpack-start", "where a cyclic pack goes on", self._starts()),
             ("umpack-place", "is the trunk it goes on with left out?", self._places()),
             ("umpack-trunk", "one run of channels of a trunk", self._trunk_extensions()),
-            ("umpack-judge", "what one attempt has come to", (judge(self._site.causes),)),
+            ("umpack-judge", "what one attempt has come to", self._judge_extensions()),
             ("umpack-end", "tell the caller the cause", (caller.end(),)),
         ]
         kinds = {trunk.kind for trunk in self._site.trunks.values() if trunk.pbx == self._pbx}
@@ -98,8 +101,6 @@ class _Dialplan:
         after.goto_if(f'"${{{CAUSE}}}" != ""', END)
         after.goto_if('"${AGISTATUS}" = "HANGUP"', "over")
         after.goto_if('"${CHANNEL(state)}" = "Up" & "${UMPACK_UP}" != "Up"', "over")
-        after.set("UMPACK_BUDGET", str(_MOST_TIME)).set("UMPACK_ONCE", "")
-        after.do('ExecIf($["${DIALSTATUS}" != ""]?Gosub(umpack-judge,s,1()))')
         after.do("Log(WARNING,umpack is away (AGI ${AGISTATUS}): hunting without it)")
         after.goto_if(f"${{LEN(${{{caller.CALLED}}})}} > {_LONGEST_NUMBER}", "invalid")
         after.set("UMPACK_DIGITS", f"${{FILTER({DIGITS},${{{caller.CALLED}}})}}")
@@ -121,8 +122,11 @@ class _Dialplan:
             plan = self._site.packs[id_]
             extension = Extension(name, f"pack {id_}")
             extension.set("UMPACK_REFUSAL", str(plan.refusal_cause))
-            budget = math.ceil(min(plan.setup_budget, _MOST_TIME))
-            extension.set("UMPACK_BUDGET", str(budget)).set("UMPACK_ONCE", "")
+            budget = min(plan.setup_budget, _MOST_TIME)
+            extension.set("UMPACK_BUDGET", f"{budget:.3f}").set("UMPACK_ONCE", "")
+            # What umpack itself had dialled when it went: of which trunk is not known any more.
+            begun = f"Gosub(umpack-judge,{self._judge_of(id_)},1())"
+            extension.do(f'ExecIf($["${{DIALSTATUS}}" != ""]?{begun})')
             chain = self._site.chain(id_)
             trunks = dict.fromkeys(
                 TrunkId(channel.rpartition(":")[0])
@@ -148,7 +152,8 @@ class _Dialplan:
         count = len(plan.channels)
         calls = [
             f"Gosub(umpack-trunk,{self._trunks[run.trunk.id]},"
-            f"1({run.position},{run.length},{run.slot},{run.step}))"
+            f"1({run.position},{run.length},{run.slot},{run.step},"
+            f"{self._judge_of(plan.id, run.trunk.id)}))"
             for run in runs(self._site.trunks, plan.channels)
         ]
         within = f"{min(max(plan.answer_within, 0.001), _MOST_TIME):.3f}"
@@ -165,6 +170,19 @@ class _Dialplan:
         extension.set("UMPACK_FROM", "0").set("UMPACK_TO", "${UMPACK_START}")
         for call in calls:
             extension.do(call)
+
+    def _judge_of(self, pack: PackId, trunk: str = "") -> str:
+        """The judge of a pack's attempts on a trunk; equal tables have one."""
+        table = self._site.causes.of(trunk, pack)
+        at = next((i for i, known in enumerate(self._tables) if _alike(known, table)), None)
+        if at is None:
+            at = len(self._tables)
+            self._tables.append(table)
+        return f"j{at}" if at else "s"
+
+    def _judge_extensions(self) -> Iterator[Extension]:
+        for at, table in enumerate(self._tables):
+            yield judge(table, f"j{at}" if at else "s")
 
     def _cyclic(self) -> Iterator[tuple[str, PackId, PackPlan]]:
         for id_, name in self._packs.items():
@@ -183,6 +201,17 @@ class _Dialplan:
         for id_, name in self._trunks.items():
             trunk = self._site.trunks[id_]
             yield trunk_extension(trunk, name)
+
+
+def _alike(one: CauseTable, other: CauseTable) -> bool:
+    """Whether two tables send the same failures elsewhere."""
+    if one is other:
+        return True
+    pairs = ((one.causes, other.causes), (one.sip, other.sip))
+    return all(
+        a.keys() == b.keys() and all(a[key].elsewhere is b[key].elsewhere for key in a)
+        for a, b in pairs
+    )
 
 
 def _goes_round(plan: PackPlan) -> bool:
