@@ -28,7 +28,7 @@ from tests.sites import (
 from tests.unit.core.storms import RINGS, SAYS_503, Storm, um_site
 from umpack.core.administration import Drain
 from umpack.core.calls import Assignment, Decision, Done, Ending, Reason, Refusal
-from umpack.core.causes import Outcome
+from umpack.core.causes import Location, Outcome, Result
 from umpack.core.channel import ChannelId, ChannelState
 from umpack.core.distributor import Distributor
 from umpack.core.errors import LeaseError
@@ -247,17 +247,74 @@ def test_scenario_8_neither_who_never_answers_nor_who_refuses_at_once_draws_call
 
 # -- 9: when the next trunk is tried and when not ---------------------------------------------
 
+OBSTACLES = ["full", "drained", "blocked", "ejected", "alarmed", "without channels"]
+UNTRIED = [*OBSTACLES, "in another pack that is full", "in another pack that is drained"]
 
-@pytest.mark.parametrize("obstacle", ["full", "drained", "blocked"])
-def test_scenario_9_a_first_trunk_that_cannot_is_passed(obstacle: str) -> None:
-    distributor = Distributor(world("AB", Strategy.LINEAR))
-    if obstacle == "full":
+
+def behind(obstacle: str) -> Distributor:
+    """B stands behind A, which cannot take a call."""
+    first, second = LINES["A"], trunk("B", 3)
+    if obstacle == "without channels":
+        first = trunk("A", 0)
+    packs = [plan("um", [*all_of(first), *all_of(second)])]
+    if obstacle.startswith("in another pack"):
+        packs = [plan("um", all_of(first), overflow=["spare"]), plan("spare", all_of(second))]
+    distributor = Distributor(site([first, second], packs))
+    if obstacle.endswith("full"):
         take(distributor)
-    elif obstacle == "drained":
+    elif obstacle.endswith("drained"):
         distributor.drain(Drain("A", "anna", "", 0.0))
-    else:
+    elif obstacle == "blocked":
         distributor.ledger.block(distributor.ledger.channels[ChannelId("A:1")], "alarm", "red")
-    assert take(distributor).channel == "B:1"
+    elif obstacle == "ejected":
+        distributor.eject(TrunkId("A"), 0.0, "by anna")
+    elif obstacle == "alarmed":
+        distributor.alarm_raised(TrunkId("A"), AlarmKind.RED, 0.0)
+    return distributor
+
+
+@pytest.mark.parametrize("obstacle", UNTRIED)
+def test_scenario_9_a_first_trunk_that_cannot_is_passed(obstacle: str) -> None:
+    distributor = behind(obstacle)
+    answer = take(distributor)
+    assert answer.channel == "B:1"
+    distributor.outcome(answer.lease, ANSWERED, 1.0)
+    (record,) = distributor.take_records()
+    assert [attempt.trunk for attempt in record.attempts] == ["B"]
+
+
+@pytest.mark.parametrize("obstacle", UNTRIED)
+@pytest.mark.parametrize("outcome", [refused(34), refused(44), refused(17), refused(21)])
+def test_scenario_9_the_trunk_behind_is_tried_once_and_the_first_is_not(
+    obstacle: str, outcome: Outcome
+) -> None:
+    """Another channel of B may follow a lost one (44): that is no second try of what failed."""
+    distributor = behind(obstacle)
+    decision: Decision = distributor.offer(call(), 0.0)
+    met = []
+    while isinstance(decision, Assignment):
+        met.append(decision.channel)
+        decision = distributor.outcome(decision.lease, outcome, 1.0)
+    again = outcome.cause == 44
+    assert met == (["B:1", "B:2", "B:3"] if again else ["B:1"])
+    own = outcome.cause in (17, 21)
+    assert isinstance(decision, Done) is own
+    assert decision.cause == (outcome.cause if own else 34)
+
+
+@pytest.mark.parametrize("location", Location)
+def test_scenario_9_a_call_the_network_rejects_is_tried_once_more_and_the_users_no_is_a_no(
+    location: Location,
+) -> None:
+    distributor = Distributor(world("ABC", Strategy.LINEAR))
+    decision: Decision = distributor.offer(call(), 0.0)
+    met = ""
+    while isinstance(decision, Assignment):
+        met += decision.channel[0]
+        rejected = Outcome(Result.REFUSED, 21, location=location)
+        decision = distributor.outcome(decision.lease, rejected, 1.0)
+    assert met == ("A" if location is Location.USER else "AB")
+    assert decision == Done(21)
 
 
 def test_scenario_9_a_trunk_without_channels_is_no_obstacle() -> None:
