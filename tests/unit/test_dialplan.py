@@ -199,7 +199,8 @@ def test_dial_strings_hold_filtered_numbers_only(text: str) -> None:
         for step in steps
         if step.application == "Dial"
     ]
-    assert dials
+    services = text.count("\n; service ")
+    assert dials or services == len(read(text)["umpack-trunk"].extensions)
     for arguments in dials:
         variables = set(re.findall(r"\$\{([^}]*)\}", arguments))
         assert variables <= {
