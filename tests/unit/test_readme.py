@@ -51,8 +51,8 @@ def bounds() -> dict[str, tuple[str, ...]]:
     policy, polls, ami, board = HealthPolicy(), PollTimes(), AmiLimits(), Timers()
     late, times = policy.hesitation_floor, policy.most_times
     unit = dict(line.split("=", 1) for line in _unit() if "=" in line)
-    red, blue, yellow = (policy.debounce(k) for k in (AlarmKind.RED, AlarmKind.AIS, AlarmKind.RAI))
-    assert (red, blue, yellow) == (board.alarm, board.alarm, board.rai), "as boards themselves"
+    red, blue = (board.alarm + policy.debounce(k) for k in (AlarmKind.RED, AlarmKind.AIS))
+    yellow = board.rai + policy.debounce(AlarmKind.RAI)
     seldom = (policy.failures_to_eject - 1) * (policy.suspect_rest + late + 1 / 20)
     first, longest = policy.ejection(1, 0.0), policy.ejection(times, 1.0)
     silent = board.t203 + board.n200 * board.t200

@@ -182,7 +182,7 @@ def test_a_block_stays_for_as_long_as_its_reason(kind: str) -> None:
 
 def test_alarms_are_doubted_through_a_reload_while_the_link_is_down() -> None:
     distributor = Distributor(spans(a=1))
-    distributor.alarm_raised(TrunkId("a"), AlarmKind.RED, 10.0, certain=True)
+    distributor.alarm_raised(TrunkId("a"), AlarmKind.RED, 10.0)
     distributor.see(MAIN, 20.0, linked=False)
     distributor.reload(spans(line=1), 40.0)
     assert state(distributor, "line") is HealthState.ALARMED

@@ -209,7 +209,7 @@ def test_calls_that_fail_in_an_alarm_are_the_alarms(line: Line) -> None:
 
 def blind(line: Line) -> None:
     """An alarm stands, and the link is lost."""
-    line.health.alarm_raised(line.now, RED, "LOS", certain=True)
+    line.health.alarm_raised(line.now, RED, "LOS")
     line.wait(3600.0)
     line.health.see(line.now, linked=False)
 
@@ -254,7 +254,7 @@ def test_a_link_that_is_back_but_tells_nothing_makes_no_alarm_certain(line: Line
 def test_what_was_on_its_way_when_the_link_was_lost_is_as_new_as_any(line: Line) -> None:
     line.health.see(line.now, linked=False)
     line.wait(1e5)
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.wait(POLICY.alarm_unseen - 0.01)
     assert line.health.state is ALARMED
     line.wait(0.01)
@@ -262,7 +262,7 @@ def test_what_was_on_its_way_when_the_link_was_lost_is_as_new_as_any(line: Line)
 
 
 def test_an_alarm_that_settles_when_the_link_is_lost_settles(line: Line) -> None:
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.alarm_cleared(line.now, RED)
     line.health.see(line.now, linked=False)
     line.wait(POLICY.alarm_settle)
@@ -281,7 +281,7 @@ def test_an_alarm_not_yet_certain_is_not_held_against_the_trunk_for_ever() -> No
 def test_an_ejection_outlasts_the_doubt_too(line: Line) -> None:
     line.health.eject(line.now, "by anna", 300.0)
     until = line.health.timer
-    line.health.alarm_raised(line.now, RED, certain=True)
+    line.health.alarm_raised(line.now, RED)
     line.health.see(line.now, linked=False)
     line.wait(POLICY.alarm_unseen)
     assert line.health.state is EJECTED
