@@ -490,3 +490,11 @@ def test_any_change_of_a_good_file(data: st.DataObject) -> None:
 @given(st.integers(0, len(EXAMPLE)), st.integers(0, 8), st.text(max_size=6))
 def test_any_cut_and_insertion_in_the_example(at: int, cut: int, inserted: str) -> None:
     loads_or_tells(EXAMPLE[:at] + inserted + EXAMPLE[at + cut :])
+
+
+def test_what_is_of_no_use_is_warned_of() -> None:
+    head = EXAMPLE.partition("routes:")[0]
+    (none,) = parse(head, "x").warnings
+    assert (none.key, none.message) == ("routes", "there are none: every call will be refused")
+    (alone,) = parse(head + 'routes: [{called: "*", pack: spare}]', "x").warnings
+    assert (alone.key, alone.message) == ("packs.um", "no route and no overflow leads here")

@@ -92,7 +92,8 @@ def dotted(path: Path) -> str:
 def nearest(word: str, words: Iterable[str]) -> str:
     """` (did you mean …?)` with the valid word most like a wrong one, or nothing."""
     known = {valid.lower(): valid for valid in words}
-    close = get_close_matches(word.lower()[:100], known, n=1, cutoff=0.5)
+    cutoff = 0.5 if len(word) <= 3 else 0.6  # one wrong letter of two is a slip, three of six not
+    close = get_close_matches(word.lower()[:100], known, n=1, cutoff=cutoff)
     return f" (did you mean {known[close[0]]}?)" if close else ""
 
 

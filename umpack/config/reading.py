@@ -10,6 +10,7 @@ from umpack.config.fields import Secret
 from umpack.config.mail import Auth, Ldap, MessagesPlan, plan_from
 from umpack.config.models import Ami, File
 from umpack.config.problems import ConfigProblems, Findings, Problem, dotted
+from umpack.config.references import report_unreached
 from umpack.config.site import read_site
 from umpack.config.tables import Tables, read_tables
 from umpack.config.values import Address
@@ -62,6 +63,7 @@ def parse(text: str, name: str, *, directory: Path = Path()) -> Configuration:
     _check_paths(tables, control, findings)
     messages = _messages(tables, directory, findings)
     findings.raise_errors()
+    report_unreached(tables, findings)
     return Configuration(
         name=name,
         node=tables.node,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from umpack.config.problems import Findings, nearest
+from umpack.config.tables import Tables
 from umpack.config.yaml_source import Path
 
 
@@ -32,6 +33,23 @@ def report_references(data: object, findings: Findings) -> None:
         _report("pack", name, packs, path, findings, other)
     for path, name in _named(routes, ("routes",), "pbx"):
         _report("pbx", name, pbxs, path, findings)
+
+
+def report_unreached(tables: Tables, findings: Findings) -> None:
+    """Warn of what is in order and yet of no use."""
+    if not tables.routes:
+        findings.warn(("routes",), "there are none: every call will be refused")
+        return
+    reached: set[str] = set()
+    ahead = [route.pack for route in tables.routes if route and route.pack]
+    while ahead:
+        id_ = ahead.pop()
+        pack = tables.packs.get(id_)
+        if id_ not in reached and pack:
+            reached.add(id_)
+            ahead += pack.overflow
+    for id_ in tables.packs.keys() - reached:
+        findings.warn(("packs", id_), "no route and no overflow leads here")
 
 
 def _mapping(sections: Mapping[str, object], name: str) -> Mapping[str, object]:

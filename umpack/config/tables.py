@@ -130,7 +130,7 @@ class _TableReader:
             return model.model_validate(data)
         except ValidationError as error:
             self._explain(error, path)
-            return None
+            return _without_faults(model, data, error)
 
     def _explain(self, error: ValidationError, path: Path) -> None:
         for detail in error.errors(include_url=False):
@@ -192,6 +192,28 @@ class _TableReader:
         if path[-1] == _SECRET:
             return "must be quoted, because YAML reads it as something else than text"
         return f'must be quoted: "{text}", because YAML reads {text} as {_read_as(text, value)}'
+
+
+def _without_faults(model: type[T], data: object, error: ValidationError) -> T | None:
+    """What is left of a table, so that one run tells of its other mistakes as well.
+
+    Left out are keys it does not know, and of a pack what it can do without. Other keys would be
+    missed by what is checked next, and that would be told instead.
+    """
+    faults = error.errors(include_url=False)
+    spare = {name for name, field in model.model_fields.items() if not field.is_required()}
+    wrong = set()
+    for fault in faults:
+        key = fault["loc"][0] if fault["loc"] else None
+        unknown = fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1
+        if not (unknown or (model is models.Pack and key in spare)):
+            return None
+        wrong.add(key)
+    try:
+        kept = {key: value for key, value in data.items() if key not in wrong}  # type: ignore[attr-defined]  # a mapping, as its keys were at fault
+        return model.model_validate(kept)
+    except ValidationError:
+        return None
 
 
 _NODE_NAME: TypeAdapter[str] = TypeAdapter(fields.NodeName)

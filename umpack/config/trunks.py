@@ -91,6 +91,7 @@ class _TrunkReader:
             return None
         kind = table.kind
         first = self._first_channel(table, pbx) if kind.is_line else 1
+        self._check_board(table, path, first)
         service = None
         if kind.is_service:
             service = read_service(table, path, self._findings)
@@ -153,6 +154,19 @@ class _TrunkReader:
             what = "names no {channel}, so the PBX chooses another one than umpack has assigned"
             self._findings.warn(at, what)
         return template
+
+    def _check_board(self, table: models.Trunk, path: Path, first: int) -> None:
+        """Whether a dial string of DAHDI means the channels that umpack counts on this trunk."""
+        text = table.dial or ""
+        if not text.upper().startswith("DAHDI/"):
+            return
+        at = (*path, "dial")
+        if not table.kind.is_line:
+            what = "a board's channels belong to s2m and s0 trunks, which know each by its number"
+            self._findings.error(at, what)
+        elif "{slot}" in text and "{channel}" not in text and "{span}" not in text and first != 1:
+            what = f"{{slot}} begins at 1 on every span, and this span's channels at {first}"
+            self._findings.error(at, f"{what}: write {{channel}}")
 
     def _slots(self, table: models.Trunk, path: Path) -> tuple[int, ...]:
         wanted = table.channels
