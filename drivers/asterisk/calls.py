@@ -34,12 +34,13 @@ ALIVE_SCRIPT = "alive"
 _ANSWER_LIMIT = 5.0
 """Seconds Asterisk may take over a command that does nothing but look up variables."""
 
-_FACTS = (
+DIAL_FACTS = (
     "DIALSTATUS",
     "HANGUPCAUSE",
     "ANSWEREDTIME_MS",
     "HANGUPCAUSE_KEYS()",
 )
+"""What is read after every Dial, in one question."""
 _ENVIRONMENT = frozenset(
     "agi_" + name
     for name in (
@@ -169,8 +170,8 @@ class CallHandler:
         answer = await agi.command(dial, limit=None)
         if not answer.ok or answer.result == -2:
             raise ProtocolFault(f"EXEC Dial: {answer.code} {answer.result} {answer.data}")
-        facts = await self._ask(agi, get_full_variable(*_FACTS))
-        status, cause, connected, leg = facts.values(len(_FACTS))
+        facts = await self._ask(agi, get_full_variable(*DIAL_FACTS))
+        status, cause, connected, leg = facts.values(len(DIAL_FACTS))
         if status == "ANSWER":
             # DIALEDTIME_MS would count from the caller's arrival, not from this Dial.
             self._distributor.answered(assignment.lease, self._now() - _number(connected) / 1000)

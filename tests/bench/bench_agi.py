@@ -37,7 +37,7 @@ from typing import Any, cast
 from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_commands import SEPARATOR, exec_, get_full_variable, set_variable
 from drivers.asterisk.agi_server import AgiServer, AgiServerLimits, Handler, raise_file_limit
-from drivers.asterisk.calls import CAUSE_VARIABLE, CallHandler
+from drivers.asterisk.calls import CAUSE_VARIABLE, DIAL_FACTS, CallHandler
 from tests import sites
 from umpack import clock
 from umpack.core.distributor import Distributor
@@ -69,14 +69,17 @@ agi_enhanced: 0.0
 agi_accountcode: \nagi_threadid: 140245093799616
 
 """
-FACTS = ("DIALSTATUS", "HANGUPCAUSE", "DIALEDTIME_MS", "ANSWEREDTIME_MS", "HANGUPCAUSE_KEYS()")
+FACTS = {
+    "DIALSTATUS": "ANSWER", "HANGUPCAUSE": "16", "ANSWEREDTIME_MS": "1270",
+    "HANGUPCAUSE_KEYS()": "PJSIP/um1-0000002b",
+}  # fmt: skip
 FIXED = (
     exec_("Dial", "PJSIP/49302000123@um1,20.000"),
-    get_full_variable(*FACTS),
+    get_full_variable(*DIAL_FACTS),
     set_variable(CAUSE_VARIABLE, "16"),
 )
 WORDS = tuple(line.split(b'"')[0] for line in FIXED)
-VALUES = SEPARATOR.join(("ANSWER", "16", "1490", "1270", "PJSIP/um1-0000002b"))
+VALUES = SEPARATOR.join(FACTS[name] for name in DIAL_FACTS)
 ANSWERS = (b"200 result=0\n", b"200 result=1 (%s)\n" % VALUES.encode(), b"200 result=1\n")
 CHANNELS = 30
 PUMP_SECONDS = 0.1  # as umpack.daemon: who ends a call does not write it down
