@@ -126,11 +126,13 @@ class Deferred:
 
     `retry_after` in seconds if something is known about when; `reached` if a server has spoken
     about this very recipient: a mail system that is away altogether says nothing against anyone.
+    `answered` if one came as far as the message and failed then: it is not away.
     """
 
     why: str
     retry_after: float | None = None
     reached: bool = False
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Each delivery is one mail to one recipient and one task, oldest message first, a
 there are connections, so that none stands in front of the others.
 
 While the relays are all away, the queue is not tried message by message: one probe goes out, the
-oldest, and when it comes through all the rest follows by age.
+oldest, and when it comes through all the rest follows by age. Which of the others was only not
+reached is known; who was put off by a server's own words waits for his time.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from umpack.messages.letter import (
     Uncertain,
 )
 from umpack.messages.letter import Delivery as End
-from umpack.messages.message import Delivery, MessageId, Recipient
+from umpack.messages.mail_system import MailSystem, Memory
+from umpack.messages.message import Decision, Delivery, MessageId, Recipient
 from umpack.messages.retry import GiveUp, RetryPolicy, TryAt
 from umpack.messages.scribe import Scribe
-from umpack.messages.spool import Spool
 from umpack.messages.spool_schema import SpoolFault
-from umpack.messages.states import RecipientState
+from umpack.messages.store import MessageStore
 from umpack.messages.transport import Transport
 
 FAR: Final = 86_399.0
@@ -48,7 +49,14 @@ MOST_PROBE_WAIT: Final = 600.0
 _NOT_A_MAILBOX: Final = 553
 
 HASTENED: Final = 5000
-"""Deliveries tried at once, whatever their due time, when a server has come back."""
+"""Deliveries looked at, whatever their due time, when a server has come back."""
+HASTEN_AGAIN: Final = 60.0
+"""Seconds at least between two such looks: a server that flaps must not drive the queue."""
+INSIST: Final = 86_400.0
+"""Seconds for which only the server that may have a message is asked, as long as it answers: from
+then on a second copy, which the same Message-ID gives away, is better than none."""
+SILENCE: Final = 7200.0
+"""Seconds without an answer that are an outage; at least, and two waits for a retry."""
 _AWAY: Final = 3
 """Messages in a row for which no relay could be reached: by one alone, it could be its fault."""
 
@@ -61,8 +69,8 @@ class _Sending:
 
     wanted: Recipient
     held: Delivery | None = None
-    begun: bool = False
-    """The transport has the letter."""
+    server: str = ""
+    """Which is being asked, or was the last; empty: nothing has left us."""
     over: bool = False
     """Its end is known, and is being written."""
 
@@ -77,16 +85,17 @@ class MailerPlan:
 
 
 class Mailer:
-    """`now` gives epoch seconds; `rng` the jitter of retries."""
+    """`now` gives epoch seconds; `rng` the jitter of retries; `memory` outlives a restart."""
 
     def __init__(
         self,
-        spool: Spool,
+        spool: MessageStore,
         scribe: Scribe,
         transport: Transport,
         plan: MailerPlan,
         now: Callable[[], float],
         rng: random.Random,
+        memory: Memory | None = None,
     ) -> None:
         self._spool = spool
         self._scribe = scribe
@@ -105,7 +114,17 @@ class Mailer:
         self._wake = asyncio.Event()
         self.away_since: float | None = None
         """Since when no relay could be reached."""
+        self.system = MailSystem(max(SILENCE, 2 * plan.retry.cap), plan.relays)
+        self._memory = memory
+        if memory is not None:
+            memory.recall(self.system)
+        self._in_a_row: set[Key] = set()
+        """Not reached, and none was since."""
         self._unreached: set[Key] = set()
+        """Whose last try reached nobody: to be hastened when a server is back."""
+        self._hastened: set[Key] = set()
+        """Of these, who has been since he was last due."""
+        self._hasten_at = 0.0
         self._probes = 0
         self._probe_at = 0.0
 
@@ -138,7 +157,14 @@ class Mailer:
         """When there is something to do, as far as is known."""
         if self.away_since is not None:
             return self._probe_at
-        return self._now() if self._ready or self._more else self._next_due
+        if self._ready or self._more:
+            return self._now()
+        times = [self._next_due, self._hasten_at if self._recovered and self._unreached else None]
+        return min((at for at in times if at is not None), default=None)
+
+    @property
+    def _recovered(self) -> bool:
+        return self._transport.recoveries != self._recoveries
 
     @property
     def oldest(self) -> float | None:
@@ -183,10 +209,10 @@ class Mailer:
         if self.away_since is not None:
             await self._probe(now)
             return
-        if self._transport.recoveries != self._recoveries:
-            # A server has come back: all that waits is tried, by age and not by its due time.
+        if self._recovered and now >= self._hasten_at:
             self._recoveries = self._transport.recoveries
-            await self._read(now + FAR, HASTENED)
+            self._hasten_at = now + HASTEN_AGAIN
+            await self._hasten(now)
         while len(self._tasks) < self._plan.at_once:
             if not self._ready and not (self._more and await self._read(now, PAGE)):
                 return
@@ -204,10 +230,34 @@ class Mailer:
             self._next_due = await self._spool.next_due()
         return bool(self._ready)
 
+    async def _hasten(self, now: float) -> None:
+        """A server has come back: whoever was only not reached is tried now, by age among those
+        that are due. Once until he is due himself, or one that no server bears would never rest.
+        """
+        self._more = False
+        found = await self._spool.due(now + FAR, HASTENED + len(self._busy))
+        keys = {_key(one.recipient) for one in found}
+        if len(found) < HASTENED:
+            self._unreached &= keys
+            self._hastened &= keys
+        for one in found:
+            key = _key(one.recipient)
+            if key in self._busy:
+                continue
+            ripe = one.recipient.next_at <= now
+            if not ripe and key in self._unreached and key not in self._hastened:
+                self._hastened.add(key)
+                ripe = True
+            if ripe:
+                self._ready.append(one.recipient)
+        self._more = True
+
     def _begin(self, wanted: Recipient) -> None:
         key = _key(wanted)
         if key in self._busy:
             return
+        if wanted.next_at <= self._now():
+            self._hastened.discard(key)
 
         def ended(task: asyncio.Task[None]) -> None:
             del self._tasks[task]
@@ -239,16 +289,26 @@ class Mailer:
 
     def _heard(self, key: Key, end: End) -> None:
         """What an end says about the relays as a whole."""
+        now = self._now()
         if not isinstance(end, Deferred) or end.reached:
-            self._unreached.clear()
+            self._unreached.discard(key)
+            self._in_a_row.clear()
+            self.system.answered(now)
             if self.away_since is not None:
                 logger.info("the mail system is back")
                 self.away_since, self._probes = None, 0
-                self._recoveries = -1  # all that waits is tried now
+                self.system.returned(now)
+                self._hastened.clear()
+                self._recoveries, self._hasten_at = -1, now  # all that was not reached goes now
             return
+        if end.answered:
+            self.system.answered(now)
+        else:
+            self.system.silent(now)
         self._unreached.add(key)
-        if self._plan.relays and self.away_since is None and len(self._unreached) >= _AWAY:
-            self.away_since, self._probes = self._now(), 0
+        self._in_a_row.add(key)
+        if self._plan.relays and self.away_since is None and len(self._in_a_row) >= _AWAY:
+            self.away_since, self._probes = now, 0
             self._probe_at = self.away_since + self._plan.retry.delay(1, self._rng.random())
             self._ready.clear()
             logger.error("the mail system is away: {}", end.why)
@@ -270,7 +330,7 @@ class Mailer:
             await _carried(self._end(held, end))
         except asyncio.CancelledError:
             if sending.held is not None and not sending.over:
-                await self._give_back(sending.held, begun=sending.begun)
+                await self._give_back(sending.held, sending.server)
             raise
         except (SpoolFault, LeaseError) as fault:
             # What was known is owed by the spool now, and written when the disk works again.
@@ -298,46 +358,76 @@ class Mailer:
             return Refused(f"5.1.3 {fault}", _NOT_A_MAILBOX)
         if letter is None:
             return Deferred("no mail could be composed", reached=True)
-        to, before = letter.recipients[0], sending.wanted
-        doubtful = before.state is RecipientState.AMBIGUOUS and before.server
+        to, before = letter.recipients[0], held.recipient
+        # Whatever came after it, the server of the last doubt may have the letter until it says.
+        doubtful = before.doubts and before.server
         uncertain: Mapping[Address, str] = {to: before.server} if doubtful else {}
-        sending.begun = True
-        end = (await self._transport.deliver(letter, (to,), uncertain=uncertain))[to]
+
+        def asking(server: str) -> None:
+            sending.server = server
+
+        found = await self._transport.deliver(
+            letter, (to,), uncertain=uncertain, asking=asking,
+            insist=self._now() - _since(held) < INSIST,
+        )  # fmt: skip
+        end = found[to]
         self._heard(key, end)
         return end
 
     async def _end(self, held: Delivery, end: End) -> None:
         now, spool = self._now(), self._spool
+        whose = f"{held.message.id} to no. {held.recipient.number}"
+        # One line for every end, before the spool has it: the disk may not take it.
         match end:
             case Delivered():
+                logger.info(
+                    "{}: delivered to {}, queue id {}: {}",
+                    whose, end.server, end.queue_id or "-", end.reply,
+                )  # fmt: skip
                 await spool.sent(held, now, end.server, end.reply, end.queue_id or "")
             case Refused():
-                logger.error("{} to no. {}: {}", held.message.id, held.recipient.number, end.why)
-                # Whoever cannot have it shall know of it, and where it is.
-                await spool.refused(held, now, end.why, note=end.too_large)
+                logger.error("{}: refused, a dead letter: {}", whose, end.why)
+                await spool.refused(held, now, end.why)
             case Deferred():
-                next_at, last = self._next(held, now, end.retry_after, reached=end.reached)
+                # Not against the message as long as nobody is reached; where each domain has
+                # servers of its own, that is never known.
+                away = self.away_since is not None or self.system.away(now)
+                spoken = end.reached or not away
+                next_at, last = await self._next(held, now, end.retry_after, reached=spoken)
+                logger.info("{}: put off for {:.0f} s: {}", whose, next_at - now, end.why)
                 await spool.failed(held, now, next_at, end.why)
                 await self._expire(held, now, last)
             case Uncertain():
-                next_at, last = self._next(held, now, None, reached=True)
+                next_at, last = await self._next(held, now, None, reached=True)
+                logger.warning(
+                    "{}: ambiguous, {} may have it; again in {:.0f} s: {}",
+                    whose, end.server or "a server", next_at - now, end.why,
+                )  # fmt: skip
                 await spool.uncertain(held, now, next_at, end.why, end.server)
                 await self._expire(held, now, last)
             case _:
                 assert_never(end)
         self._more = True
+        if self._memory is not None and self._memory.due(self.system, now):
+            await asyncio.to_thread(self._memory.note, self.system, now)
 
-    def _next(
+    async def _next(
         self, held: Delivery, now: float, after: float | None, *, reached: bool
     ) -> tuple[float, str]:
         """When it is tried again, and if it is not, why."""
-        recipient, committed = held.recipient, held.message.committed
-        # What a person sends again has its own time.
-        since = recipient.date if recipient.edition > 1 or committed is None else committed
-        policy, dice = self._plan.retry, self._rng.random()
-        decided = retry.decide(
-            policy, since, recipient.tries + 1, now, dice, retry_after=after, reached=reached
-        )
+        dice, policy = self._rng.random(), self._plan.retry
+        since = max(_since(held), self.system.back)
+
+        def decided_from(since: float) -> retry.Decision:
+            return retry.decide(
+                policy, since, held.recipient.tries + 1, now, dice,
+                retry_after=after, reached=reached,
+            )  # fmt: skip
+
+        decided = decided_from(since)
+        if isinstance(decided, GiveUp):
+            # Asked for only now: what a person said to try again has its time anew.
+            decided = decided_from(max(since, await self._retried(held)))
         match decided:
             case TryAt():
                 return decided.due, ""
@@ -351,12 +441,27 @@ class Mailer:
             logger.error("{} to no. {}: {}", held.message.id, held.recipient.number, why)
             await self._spool.expired(held.message.id, held.recipient.number, now, why)
 
-    async def _give_back(self, held: Delivery, *, begun: bool) -> None:
+    async def _retried(self, held: Delivery) -> float:
+        """When a person last said that it be tried again; 0 if nobody has."""
+        number = held.recipient.number
+        said = [
+            entry.at
+            for entry in await self._spool.audit(held.message.id)
+            if entry.what == Decision.RETRY.value
+            and entry.detail.partition(";")[0] in ("all", f"no. {number}")
+        ]
+        return max(said, default=0.0)
+
+    async def _give_back(self, held: Delivery, server: str) -> None:
         now = self._now()
         try:
-            if begun:
+            if server:
                 why = "umpack ended while it was being sent"
-                await self._spool.uncertain(held, now, now, why, "")
+                logger.warning(
+                    "{} to no. {}: ambiguous, {} may have it: {}",
+                    held.message.id, held.recipient.number, server, why,
+                )  # fmt: skip
+                await self._spool.uncertain(held, now, now, why, server)
             else:
                 await self._spool.released(held, now)
         except OurFault as fault:
@@ -365,6 +470,13 @@ class Mailer:
 
 def _key(recipient: Recipient) -> Key:
     return recipient.message, recipient.number
+
+
+def _since(held: Delivery) -> float:
+    """From when its lifetime counts, as far as the message itself is concerned."""
+    recipient, committed = held.recipient, held.message.committed
+    # What a person sends again has its own time.
+    return recipient.date if recipient.edition > 1 or committed is None else committed
 
 
 async def _carried(work: Coroutine[Any, Any, None]) -> None:

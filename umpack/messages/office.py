@@ -32,6 +32,7 @@ from umpack.messages.enclosures import Enclosures
 from umpack.messages.ldap_directory import LdapDirectory, LdapPlan
 from umpack.messages.letter import Address
 from umpack.messages.mail import Composer, MailPlan
+from umpack.messages.mail_system import Memory
 from umpack.messages.mailer import FAR, Mailer, MailerPlan
 from umpack.messages.message import (
     CallFacts,
@@ -44,6 +45,7 @@ from umpack.messages.message import (
 )
 from umpack.messages.reconciliation import AnsweredCall, Reconciliation, reconcile, report
 from umpack.messages.relays import Login, Manner, Order, Target, Tls
+from umpack.messages.retry import is_late
 from umpack.messages.scribe import Scribe
 from umpack.messages.spool import Spool
 from umpack.messages.spool_health import SpoolHealth, SpoolLimits
@@ -153,6 +155,7 @@ class Messages:
         self.mailer = Mailer(
             self.spool, scribe, self.transport,
             MailerPlan(plan.retry, plan.connections, bool(plan.relays)), self._now, self._rng,
+            Memory(plan.spool / "mail-system.json"),
         )  # fmt: skip
         self.desk = Desk(
             self.spool, enclosures, mailboxes, plan.bundles, self._now,
@@ -299,7 +302,7 @@ class Messages:
     async def _alarms(self, health: SpoolHealth, now: float) -> list[tuple[str, str, float]]:
         found: list[tuple[str, str, float]] = []
         oldest = await self._oldest(now)
-        if oldest is not None and now - oldest >= self.plan.retry.late_after:
+        if oldest is not None and is_late(self.plan.retry, oldest, now):
             words = f"not delivered for {now - oldest:.0f} s; {health.queue} in the queue"
             found.append(("late", words, oldest + self.plan.retry.late_after))
         if health.dead_letters:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TypeAlias
 
 from umpack.core.errors import ConfigError
 
@@ -67,7 +66,7 @@ Decision: TypeAlias = TryAt | GiveUp
 
 def decide(
     policy: RetryPolicy,
-    queued_at: float,
+    since: float,
     tries: int,
     now: float,
     dice: float,
@@ -77,35 +76,17 @@ def decide(
 ) -> Decision:
     """What follows a try that ended at `now` without a final answer.
 
-    The last try is at the end of the lifetime itself. `retry_after` lengthens a delay, to the cap
+    The lifetime counts from `since`: the commit, a person's word, or the mail system's return,
+    whichever is the latest. The last try is at its end. `retry_after` lengthens a delay, to the cap
     at most. Who was not even `reached` outlives the lifetime: while the whole mail system is away
     a dead letter would tell nobody anything and make work afterwards.
     """
-    ends = queued_at + policy.lifetime
+    ends = since + policy.lifetime
     if reached and now >= ends:
         return GiveUp(f"not accepted in {policy.lifetime / DAY:g} days and {tries} tries")
     wait = max(policy.delay(tries, dice), min(retry_after or 0.0, policy.cap))
     due = now + wait
     return TryAt(min(due, ends) if now < ends else due)
-
-
-class Waiting(Protocol):
-    """What stands in a queue: when it was committed, and when it is due."""
-
-    @property
-    def queued_at(self) -> float: ...  # noqa: D102
-
-    @property
-    def due(self) -> float: ...  # noqa: D102
-
-
-W = TypeVar("W", bound=Waiting)
-
-
-def due_now(waiting: Iterable[W], now: float, *, hasten: bool = False) -> list[W]:
-    """Those to be tried, oldest first; all if servers have come back (`hasten`), due or not."""
-    ripe = (one for one in waiting if hasten or one.due <= now)
-    return sorted(ripe, key=lambda one: (one.queued_at, one.due))
 
 
 def is_late(policy: RetryPolicy, queued_at: float, now: float) -> bool:

@@ -97,6 +97,9 @@ class _Try:
     """Empty if relays are used."""
     first: str
     """Label of the server to ask first, or empty."""
+    insist: bool = False
+    """What `first` says is waited for, and no other asked."""
+    asking: Callable[[str], None] | None = None
     ends: dict[Address, Delivery] = field(default_factory=dict)
     whys: list[str] = field(default_factory=list)
     said: dict[Address, str] = field(default_factory=dict)
@@ -124,13 +127,26 @@ class _Try:
                 self.said[recipient] = end.why
         self.pending = [recipient for recipient in self.pending if recipient not in self.ends]
 
+    def ask(self, label: str) -> None:
+        """A server is being asked from now on."""
+        self.tried.add(label)
+        self.asked = label
+        if self.asking is not None:
+            self.asking(label)
+
+    def waits(self) -> bool:
+        """Who may have it has put it off: another would get a second copy."""
+        return self.insist and self.asked == self.first and bool(self.said)
+
     def put_off(self) -> None:
         """No server is left: say all that is known."""
         retry_after = min(self.rests) if self.rests and not self.tried else None
         for recipient in self.pending:
             said = self.said.get(recipient)
             why = "; ".join([*self.whys, said] if said else self.whys) or "no server"
-            self.ends[recipient] = Deferred(why, retry_after, reached=said is not None)
+            self.ends[recipient] = Deferred(
+                why, retry_after, reached=said is not None, answered=self.sessions > 0
+            )
         self.pending = []
 
 
@@ -170,12 +186,15 @@ class Transport:
         recipients: Sequence[Address],
         *,
         uncertain: Mapping[Address, str] = _NO_DOUBT,
+        insist: bool = True,
+        asking: Callable[[str], None] | None = None,
     ) -> dict[Address, Delivery]:
         """One try for `recipients` (of the letter's); every one of them is in the answer.
 
-        `uncertain`: the `server` of the `Uncertain` their last try ended with, which is asked
-        first, rest or not: only it may know that it has the letter already. Cancelled, nothing is
-        known about anyone: to be counted as uncertain.
+        `uncertain`: the `server` of the last `Uncertain` of each, which is asked first, rest or
+        not: only it may know that it has the letter already. `insist`: what it puts off is not
+        taken to another in this try. `asking` hears which server is asked now: cancelled, nothing
+        is known about anyone, and the last one heard of may have the letter.
         """
         wanted = list(dict.fromkeys(recipients))
         if strangers := set(wanted) - set(letter.recipients):
@@ -186,7 +205,7 @@ class Transport:
             groups.setdefault((domain, uncertain.get(recipient, "")), []).append(recipient)
         most = self._plan.most_recipients
         tries = [
-            _Try(letter, group[start : start + most], domain, first)
+            _Try(letter, group[start : start + most], domain, first, insist and bool(first), asking)
             for (domain, first), group in groups.items()
             for start in range(0, len(group), most)
         ]
@@ -225,7 +244,8 @@ class Transport:
 
     def _enough(self, one: _Try) -> bool:
         plan = self._plan
-        return len(one.tried) >= plan.most_servers or one.sessions >= plan.most_sessions
+        most = len(one.tried) >= plan.most_servers or one.sessions >= plan.most_sessions
+        return most or one.waits()
 
     async def _ranks(self, one: _Try) -> Sequence[Rank]:
         if self._plan.relays:
@@ -264,8 +284,7 @@ class Transport:
             # While we waited, those before us may have found out that it is dead.
             if self._rests(label, one):
                 return label
-            one.tried.add(label)
-            one.asked = label
+            one.ask(label)
             trial = self.circuits.of(label).begin()
             server = by_label[label]
             try:
