@@ -79,7 +79,9 @@ class Daemon:
         self._log = log
         self._records = Records(self.distributor, self.node, configuration.journal)
         self.operator = Operator(self.distributor, self._records)
-        self.messages = messages_of(configuration, self.node, self.distributor, self._records)
+        self.messages = messages_of(
+            lambda: self.configuration, self.node, self.distributor, self._records
+        )
         """None where none are configured."""
         self._reception: Reception | None = None
         if self.messages:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from umpack.config import Configuration
-from umpack.core.calls import CallId, Ending
+from umpack.core.calls import CallId
 from umpack.core.distributor import Distributor
+from umpack.core.trunk import TrunkId
 from umpack.messages.office import Messages
 from umpack.messages.reconciliation import AnsweredCall, answered
 from umpack.records import Records
@@ -41,23 +42,30 @@ def _stem(call: str) -> str:
 
 
 def messages_of(
-    configuration: Configuration, node: str, distributor: Distributor, records: Records
+    current: Callable[[], Configuration], node: str, distributor: Distributor, records: Records
 ) -> Messages | None:
-    """The messages as they are configured; None without a section. Not opened yet."""
-    if configuration.messages is None:
+    """The messages as they are configured; None without a section. Not opened yet.
+
+    `current` answers the configuration in force: a reload may bring services and take them away.
+    """
+    plan = current().messages
+    if plan is None:
         return None
+    services: set[TrunkId] = set()
+    """All there have been: what one of them answered is owed a message when it has left."""
 
     def alive() -> LivingCalls:
         return LivingCalls([offer.call.id for offer in distributor.calls])
 
     async def calls(since: float) -> Sequence[AnsweredCall]:
-        trunks = configuration.site.trunks.values()
-        services = frozenset(trunk.id for trunk in trunks if trunk.kind.is_service)
+        trunks = current().site.trunks.values()
+        services.update(trunk.id for trunk in trunks if trunk.kind.is_service)
         if not services:
             return ()
-        found = await asyncio.to_thread(
-            records.journal.calls, _MANY, since=since, ending=Ending.CONNECTED
-        )
-        return answered(found, services)
 
-    return Messages(configuration.messages, node, alive=alive, calls=calls)
+        def read() -> Sequence[AnsweredCall]:
+            return answered(records.journal.calls(_MANY, since=since), frozenset(services))
+
+        return await asyncio.to_thread(read)
+
+    return Messages(plan, node, alive=alive, calls=calls)

@@ -131,13 +131,21 @@ def open_calls(answer: View) -> None:
             ended = moment_of(call["ended"], now)
             _row(table, call["call"], ended, call["caller"], call["called"], call["channel"])
         console().print(table)
+    if calls := answer["doubled"]:
+        table = _table("Calls with several messages", "call", "ended", "from", "to", "messages")
+        for call in calls:
+            ended, ids = moment_of(call["ended"], now), ", ".join(call["messages"])
+            _row(table, call["call"], ended, call["caller"], call["called"], ids)
+        console().print(table)
     for key, title in (
         ("without_message", "Receptions without an end"),
         ("without_end", "Messages without an end"),
     ):
         if answer[key]:
             messages(answer[key], now, title)
-    if not any(answer[key] for key in ("without_record", "without_message", "without_end")):
+    if not any(
+        answer[key] for key in ("without_record", "doubled", "without_message", "without_end")
+    ):
         console().print("every call has its message, every message its end", markup=False)
 
 

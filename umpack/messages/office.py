@@ -34,16 +34,14 @@ from umpack.messages.letter import Address
 from umpack.messages.mail import Composer, MailPlan
 from umpack.messages.mail_system import Memory
 from umpack.messages.mailer import FAR, Mailer, MailerPlan
-from umpack.messages.message import (
-    CallFacts,
-    Decision,
-    EngineFacts,
-    Intent,
-    Kind,
-    Message,
-    MessageId,
+from umpack.messages.message import CallFacts, Decision, EngineFacts, Intent, Message, MessageId
+from umpack.messages.reconciliation import (
+    WINDOW,
+    AnsweredCall,
+    Reconciliation,
+    reconcile,
+    report,
 )
-from umpack.messages.reconciliation import AnsweredCall, Reconciliation, reconcile, report
 from umpack.messages.relays import Login, Manner, Order, Target, Tls
 from umpack.messages.retry import is_late
 from umpack.messages.scribe import Scribe
@@ -70,9 +68,14 @@ class Alarm:
     """Something a person should know; `since` in epoch seconds."""
 
     kind: str
-    """late, dead letters, ambiguous, spool, pages, mail system, server, directory, no record."""
+    """late, dead letters, ambiguous, spool, mail system, server, directory, no record, several
+    records."""
     what: str
     since: float
+    count: int = 1
+    """Told again when it grows."""
+    about: str = ""
+    """Which of several of a kind: a server, a directory, what the spool suffers from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ class Status:
 class Messages:
     """`open`, `start`, `close`. What calls need may be asked from `open` on.
 
-    `now` gives epoch seconds; `alive` the calls the PBX still has; `calls` the journal's.
+    `now` gives epoch seconds; `alive` the calls the PBX still has; `calls` the journal's. `wall`
+    and `sleep` are for the nights, which people's clocks make.
     """
 
     def __init__(
@@ -104,6 +108,8 @@ class Messages:
         rng: random.Random | None = None,
         spool: Callable[..., Spool] = Spool,
         resolver: dns.asyncresolver.Resolver | None = None,
+        wall: Callable[[], float] = clock.wall,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.plan = plan
         self._node = node
@@ -113,9 +119,11 @@ class Messages:
         self._rng = rng or random.SystemRandom()
         self._make_spool = spool
         self._resolver = resolver
+        self._wall = wall
+        self._sleep = sleep
         self._tasks: list[asyncio.Task[None]] = []
         self._sources: list[DirectoryFile | LdapDirectory] = []
-        self._alarmed: dict[tuple[str, str], float] = {}
+        self._alarmed: dict[tuple[str, str], Alarm] = {}
         self.spool: Spool
         self.desk: Desk
         self.mailer: Mailer
@@ -267,10 +275,10 @@ class Messages:
     async def reconcile(self) -> Reconciliation:
         """Compare calls and messages. Raises `SpoolFault`."""
         now = self._now()
-        found = await reconcile(self.spool, (), now)
-        if self._calls is not None:
-            found = await reconcile(self.spool, await self._calls(found.since), now)
-        self.reconciled = found
+        # No further back than records are kept.
+        since = now - min(WINDOW, self.plan.keep_records)
+        calls = () if self._calls is None else await self._calls(since)
+        self.reconciled = found = await reconcile(self.spool, calls, now, since)
         return found
 
     # -- alarms ---------------------------------------------------------------------------------
@@ -282,48 +290,56 @@ class Messages:
             health = await self.spool.health(now)
             found = await self._alarms(health, now)
         except OurFault as fault:
-            health, found = None, [("spool", str(fault), now)]
-        alarms = []
-        for kind, what, since in found:
-            first = self._alarmed.get((kind, what if kind == "server" else ""))
-            alarms.append(Alarm(kind, what, first if first is not None else since))
-        fresh = {(a.kind, a.what if a.kind == "server" else ""): a for a in alarms}
-        for key, alarm in fresh.items():
-            if key not in self._alarmed:
+            health, found = None, [Alarm("spool", str(fault), now, about="fault")]
+        alarms = {}
+        for alarm in found:
+            key = alarm.kind, alarm.about
+            before = self._alarmed.get(key)
+            alarms[key] = alarm if before is None else replace(alarm, since=before.since)
+            # Again when there are more: the second dead letter is not the first one's.
+            if before is None or alarm.count > before.count:
                 logger.error("messages: {}: {}", alarm.kind, alarm.what)
-        for key in self._alarmed.keys() - fresh.keys():
+        for key in self._alarmed.keys() - alarms.keys():
             logger.info("messages: {}: over", " ".join(filter(None, key)))
-        self._alarmed = {key: alarm.since for key, alarm in fresh.items()}
+        self._alarmed = alarms
         resting = {name: circuit.why for name, circuit in self._resting().items()}
         away = self.mailer.away_since
-        self.status = Status(now, health, tuple(alarms), away, resting)
+        self.status = Status(now, health, tuple(alarms.values()), away, resting)
         return self.status
 
-    async def _alarms(self, health: SpoolHealth, now: float) -> list[tuple[str, str, float]]:
-        found: list[tuple[str, str, float]] = []
+    async def _alarms(self, health: SpoolHealth, now: float) -> list[Alarm]:
+        found: list[Alarm] = []
         oldest = await self._oldest(now)
         if oldest is not None and is_late(self.plan.retry, oldest, now):
             words = f"not delivered for {now - oldest:.0f} s; {health.queue} in the queue"
-            found.append(("late", words, oldest + self.plan.retry.late_after))
-        if health.dead_letters:
-            words = f"{health.dead_letters}: umpack faxes --state 'dead letter'"
-            found.append(("dead letters", words, now))
-        if not health.writable or health.slow or health.owed:
-            words = health.fault or (f"{health.owed} owed" if health.owed else "slow")
-            found.append(("spool", words, now))
+            found.append(Alarm("late", words, oldest + self.plan.retry.late_after))
+        if many := health.dead_letters:
+            words = f"{many}: umpack faxes --state 'dead letter'"
+            found.append(Alarm("dead letters", words, now, many))
+        if many := health.ambiguous:
+            words = f"{many} may have been delivered: umpack faxes --state ambiguous"
+            found.append(Alarm("ambiguous", words, now, many))
+        if not health.writable:
+            found.append(Alarm("spool", health.fault, now, about="not writable"))
+        elif health.owed or health.slow:
+            words = f"{health.owed} owed" if health.owed else "slow"
+            found.append(Alarm("spool", words, now, health.owed, about="slow"))
         elif health.free_bytes < self.plan.reserve:
             words = f"{health.free_bytes // 1_000_000} MB free: calls are refused"
-            found.append(("spool", words, now))
-        if wrong := self.desk.mismatches:
-            words = f"{len(wrong)} received otherwise than they are on disk: {', '.join(wrong)}"
-            found.append(("pages", words[:300], min(wrong.values())))
-        if self.mailer.away_since is not None:
-            found.append(("mail system", "no relay can be reached", self.mailer.away_since))
-        found += [("server", name, now) for name in self._resting()]
-        found += [("directory", one.fault, now) for one in self._sources if one.fault]
-        if self.reconciled and self.reconciled.without_record:
-            words = f"{len(self.reconciled.without_record)} answered calls: umpack faxes --open"
-            found.append(("no record", words, self.reconciled.at))
+            found.append(Alarm("spool", words, now, about="full"))
+        if (since := self.mailer.away_since) is not None:
+            found.append(Alarm("mail system", "no relay can be reached", since))
+        found += [Alarm("server", name, now, about=name) for name in self._resting()]
+        found += [
+            Alarm("directory", one.fault, now, about=one.name) for one in self._sources if one.fault
+        ]
+        if (known := self.reconciled) is not None:
+            if many := len(known.without_record):
+                words = f"{many} answered calls: umpack faxes --open"
+                found.append(Alarm("no record", words, known.at, many))
+            if many := len(known.doubled):
+                words = f"{many} calls: umpack faxes --open"
+                found.append(Alarm("several records", words, known.at, many))
         return found
 
     async def _oldest(self, now: float) -> float | None:
@@ -342,13 +358,13 @@ class Messages:
             await asyncio.sleep(LOOK)
 
     async def _nightly(self) -> None:
-        await asyncio.sleep(_STARTED)
+        await self._sleep(_STARTED)
         while True:
             try:
                 report(await self.reconcile(), self.plan.retry.late_after)
             except OurFault as fault:
                 logger.error("reconciliation: {}", fault)
-            await asyncio.sleep(until_night(clock.wall()))
+            await self._sleep(until_night(self._wall()))
 
     # -- parts ----------------------------------------------------------------------------------
 

@@ -224,6 +224,10 @@ class Spool:
             self.disk.messages, limit, since, until, number, state, called, caller
         )
 
+    async def of_calls(self, calls: Sequence[CallId]) -> Mapping[CallId, tuple[MessageId, ...]]:
+        """The messages of each call that has any."""
+        return await self._ask(self.disk.of_calls, calls)
+
     async def open_calls(self, limit: int = 1000) -> OpenCalls:
         """What a reconciliation has to explain."""
         return await self._ask(self.disk.open_calls, limit)

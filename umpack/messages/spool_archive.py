@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from umpack.core.calls import CallId
 from umpack.journal.rows import loaded, stored
 from umpack.journal.schema import connect_to_read
 from umpack.messages import deliveries, records
 from umpack.messages.message import Delivery, Message, MessageId
 from umpack.messages.spool_schema import translated
 from umpack.messages.states import ENDED, MessageState
+
+_AT_ONCE = 500
+"""Ids in one question; SQLite takes 999 and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,23 @@ class SpoolArchive:
                 f"SELECT id FROM messages {where}ORDER BY started DESC, seq DESC LIMIT ?",  # noqa: S608
                 (*given.values(), max(limit, 0)),
             )
+
+    def of_calls(self, calls: Iterable[CallId]) -> dict[CallId, tuple[MessageId, ...]]:
+        """The messages of each of these calls, which should be one; calls without any are left
+        out."""
+        wanted = {stored(call): call for call in calls}
+        found: dict[CallId, tuple[MessageId, ...]] = {}
+        with self.reading() as db:
+            for start in range(0, len(wanted), _AT_ONCE):
+                some = list(wanted)[start : start + _AT_ONCE]
+                marks = ", ".join("?" * len(some))
+                for row in db.execute(
+                    f"SELECT call, id FROM messages WHERE call IN ({marks}) ORDER BY seq",  # noqa: S608
+                    some,
+                ):
+                    call = wanted[row["call"]]
+                    found[call] = (*found.get(call, ()), MessageId(row["id"]))
+        return found
 
     def unaddressed(self, limit: int = 100) -> list[Message]:
         """Committed messages that nobody has been named for, oldest first."""

@@ -132,6 +132,9 @@ class MessageStore(Protocol):
     ) -> list[Message]:
         """Records, newest first."""
 
+    async def of_calls(self, calls: Sequence[CallId]) -> Mapping[CallId, tuple[MessageId, ...]]:
+        """The messages of each call that has any."""
+
     async def open_calls(self, limit: int = 1000) -> OpenCalls:
         """What a reconciliation has to explain."""
 

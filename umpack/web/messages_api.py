@@ -29,7 +29,7 @@ from umpack.messages.letter import LetterError, address
 from umpack.messages.message import ID, Decision, Kind, Message, MessageId, Recipient
 from umpack.messages.office import Messages, Status
 from umpack.messages.outcomes import outcome
-from umpack.messages.reconciliation import AnsweredCall
+from umpack.messages.reconciliation import AnsweredCall, Reconciliation
 from umpack.messages.records import UnknownMessage
 from umpack.messages.states import MessageState
 
@@ -206,14 +206,19 @@ def _state(text: str) -> MessageState:
 
 
 async def _open(request: web.Request) -> web.Response:
-    found = await _office(request).reconcile()
-    return web.json_response({
+    return web.json_response(opened(await _office(request).reconcile()))
+
+
+def opened(found: Reconciliation) -> View:
+    """What a reconciliation has found."""
+    return {
         "at": found.at,
         "since": found.since,
         "without_record": [_call(call) for call in found.without_record[:MOST]],
+        "doubled": [_call(call) | {"messages": list(ids)} for call, ids in found.doubled[:MOST]],
         "without_message": [row(message) for message in found.without_message[:MOST]],
         "without_end": [row(message) for message in found.without_end[:MOST]],
-    })  # fmt: skip
+    }
 
 
 async def _queue(request: web.Request) -> web.Response:
