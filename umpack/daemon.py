@@ -144,7 +144,7 @@ class Daemon:
             undo.push_async_callback(self._records.close)
             if self.messages:
                 undo.push_async_callback(self.messages.close, 0.0)
-                await self.messages.open()
+                await self.messages.open_if_it_will()
             undo.push_async_callback(self._close_drivers)
             for plan in plans(self.configuration):
                 await self._start_driver(plan, resumed=self._records.resumed)
@@ -171,8 +171,8 @@ class Daemon:
     ) -> None:
         """Drain with a deadline: running calls may end, new ones are left to the dialplan."""
         self._stopping.set()
-        deadline = self.configuration.drain_deadline
-        self._notifier.stopping(deadline)
+        deadline, longest = self.configuration.drain_deadline, self._longest_drain()
+        self._notifier.stopping(longest)
         async with contextlib.AsyncExitStack() as last:
             last.push_async_callback(self._records.close)
             last.push_async_callback(self._control.close)
@@ -182,8 +182,11 @@ class Daemon:
             last.push_async_callback(self._end_background)
             async with self._reloading:
                 pass  # one that has begun comes to its end; no other will begin
-            logger.info("stopping: {} calls have {:g} s to end", self._calls(), deadline)
-            left = await self._drain_drivers(deadline)
+            logger.info(
+                "stopping: {} calls have {:g} s to end, {} receptions {:g} s",
+                self._calls(), deadline, self._receptions(), longest,
+            )  # fmt: skip
+            left = await self._drain_drivers(deadline, longest)
             logger.info("stopped; {} calls go on in the PBX without umpack", left)
 
     def stop(self) -> None:
@@ -214,17 +217,34 @@ class Daemon:
         self._leaving.clear()
         return left
 
-    async def _drain_drivers(self, grace: float) -> int:
+    async def _drain_drivers(self, grace: float, longest: float) -> int:
         drivers = (*self._drivers.values(), *self._leaving)
-        draining = asyncio.gather(*(driver.close(grace) for driver in drivers))
+        draining = asyncio.gather(*(driver.close(longest) for driver in drivers))
+        enough = asyncio.create_task(self._patience(grace))
         hurrying = asyncio.create_task(self._hurrying.wait())
-        await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((draining, enough, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        enough.cancel()
         hurrying.cancel()
         if draining.done():
             return sum(draining.result())
         draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)
         return await self._close_drivers()
+
+    async def _patience(self, grace: float) -> None:
+        """Until calls have had their time and no fax or recording is left: a call that is cut off
+        goes on in the PBX, but of a reception an incomplete message is what remains."""
+        await asyncio.sleep(grace)
+        while self._receptions():  # noqa: ASYNC110 - the ledger tells nobody
+            await asyncio.sleep(_PUMP)
+
+    def _longest_drain(self) -> float:
+        plan = self.configuration
+        return max(plan.drain_deadline, plan.drain_receptions if self.messages else 0.0)
+
+    def _receptions(self) -> int:
+        leases = (offer.lease for offer in self.distributor.calls)
+        return sum(lease is not None and lease.channel.trunk.kind.is_service for lease in leases)
 
     async def _leave(self, driver: AsteriskDriver) -> None:
         """Its PBX has left the configuration: its running calls finish, however long they take."""
@@ -326,6 +346,9 @@ class Daemon:
         added = [plan for pbx, plan in wanted.items() if pbx not in self._drivers]
         gone = [pbx for pbx in self._drivers if pbx not in wanted]
         done = changes(self.configuration, fresh)
+        office, parts = self.messages, None
+        if office and fresh.messages:
+            parts = await office.prepared(fresh.messages)
         async with contextlib.AsyncExitStack() as undo:
             for plan in added:
                 driver = await self._start_driver(plan)
@@ -337,6 +360,8 @@ class Daemon:
             self.distributor.reload(fresh.site, clock.now())
             undo.pop_all()
         self.configuration = fresh
+        if office and parts:
+            office.take_on(parts)
         for pbx in gone:
             driver = self._drivers.pop(pbx)
             self._leaving.append(driver)

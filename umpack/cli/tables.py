@@ -133,8 +133,10 @@ def status(answer: View) -> None:
     accepting = "" if answer["accepting"] else ", stopping: no more calls"
     head = f"umpack {answer['version']} on {answer['node']}, up {up}, {calls}{accepting}"
     out.print(Text(printable(head, 200), style="bold"), soft_wrap=True)
-    for line in _warnings(answer):
+    for line in (*_warnings(answer), *_alarms(answer)):
         out.print(Text(printable(line, 500), style="red"), soft_wrap=True)
+    if known := answer["messages"]:
+        out.print(Text(printable(_messages(known), 500)), soft_wrap=True)
     links = _table("PBX", "id", "link", "since", "agi", "detail")
     for pbx in answer["pbxs"]:
         link = f"{pbx['link']}, leaving" if pbx["leaving"] else pbx["link"]
@@ -174,6 +176,32 @@ def _warnings(answer: View) -> Iterator[str]:
         yield f"journal: {journal['dropped']} calls found no room and are lost"
     if answer["log"]["dropped"]:
         yield f"log: {answer['log']['dropped']} lines found no reader and are lost"
+
+
+def _alarms(answer: View) -> Iterator[str]:
+    for alarm in (answer["messages"] or {}).get("alarms", ()):
+        lasts = span_of(max(answer["now"] - alarm["since"], 0.0))
+        yield f"messages: {alarm['kind']}: {alarm['what']} (for {lasts})"
+
+
+def _messages(known: View) -> str:
+    """One line; `umpack queue` has the rest."""
+    if known["queue"] is None:
+        return "messages: how the spool is, is not known"
+    words = [f"{known['queue']} wait"]
+    if known["queue"]:
+        words[0] += f", the oldest for {span_of(known['oldest_age'])}"
+    words += [
+        f"{known[key]} {name}"
+        for key, name in (
+            ("receiving", "being received"), ("dead_letters", "dead letters"),
+            ("ambiguous", "ambiguous"),
+        )
+        if known[key]
+    ]  # fmt: skip
+    ends = known["ends"]
+    words += [f"{ends[name]} {name}" for name in ("delivered", "refused") if ends.get(name)]
+    return f"messages: {', '.join(words)}; {known['free_bytes'] // 1_000_000} MB free"
 
 
 def trunks(rows: list[View]) -> None:

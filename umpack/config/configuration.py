@@ -73,6 +73,8 @@ class Configuration:
     log: Log
     drain_deadline: float
     """Seconds running calls may take at the end."""
+    drain_receptions: float = 1800.0
+    """Seconds running faxes and recordings may."""
     messages: MessagesPlan | None = None
     """`None`: this umpack takes no faxes and voice messages."""
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
@@ -114,7 +116,10 @@ def describe(configuration: Configuration) -> str:
             "level": configuration.log.level,
             "file": str(configuration.log.file) if configuration.log.file else None,
         },
-        "drain": {"deadline": duration(configuration.drain_deadline)},
+        "drain": {
+            "deadline": duration(configuration.drain_deadline),
+            "receptions": duration(configuration.drain_receptions),
+        },
         "messages": described(configuration.messages) if configuration.messages else None,
     }
     return json.dumps(shown, indent=2, ensure_ascii=False)

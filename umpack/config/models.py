@@ -270,6 +270,9 @@ class Drain(Table):
     """Ending in order."""
 
     deadline: Duration = Field(30.0, description="How long running calls may take at SIGTERM.")
+    receptions: Duration = Field(
+        1800.0, description="How long faxes and recordings may: cut off, they are incomplete."
+    )
 
 
 class File(Table):

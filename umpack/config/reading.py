@@ -73,6 +73,7 @@ def parse(text: str, name: str, *, directory: Path = Path()) -> Configuration:
         journal=Journal(directory / tables.journal.path, tables.journal.keep),
         log=Log(tables.log.level, directory / tables.log.file if tables.log.file else None),
         drain_deadline=tables.drain.deadline,
+        drain_receptions=tables.drain.receptions,
         messages=messages,
         warnings=findings.by_line(),
     )

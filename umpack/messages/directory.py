@@ -110,6 +110,10 @@ class Mailboxes:
     """The directories in the order in which they are asked, and the default mailboxes."""
 
     def __init__(self, sources: Sequence[Source], default: Sequence[Mailbox]) -> None:
+        self.change(sources, default)
+
+    def change(self, sources: Sequence[Source], default: Sequence[Mailbox]) -> None:
+        """Ask these from now on."""
         if not default:
             raise ConfigError("there must be a default mailbox, or faxes might be for nobody")
         self._sources = tuple(sources)

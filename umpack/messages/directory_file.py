@@ -24,7 +24,7 @@ from typing import Final
 from loguru import logger
 
 from umpack.config.yaml_source import Odd, YamlError, read_yaml
-from umpack.core.errors import ConfigError
+from umpack.core.errors import ConfigError, PeerFault
 from umpack.core.printable import printable
 from umpack.core.routes import Pattern, PatternError
 from umpack.messages.directory import Attach, Directory, Entry, Mailbox
@@ -181,11 +181,13 @@ class DirectoryFile:
         self._reading = asyncio.Lock()
 
     async def mailboxes(self, called: str, now: float) -> tuple[Mailbox, ...]:
-        """Of the newest file without mistakes. If there has never been one it does not know
-        anything, which `fault` says; the default mailbox then has the message."""
+        """Of the newest file without mistakes. If there has never been one, nobody can tell whose
+        the number is: `PeerFault`, as from a directory that does not answer."""
         del now
         async with self._reading:
             await asyncio.to_thread(self.refresh)
+        if self.fault and not self.directory.entries:
+            raise PeerFault(self.fault)
         return self.directory.mailboxes(called)
 
     def refresh(self) -> bool:

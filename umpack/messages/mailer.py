@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
@@ -114,7 +114,10 @@ class Mailer:
         self._wake = asyncio.Event()
         self.away_since: float | None = None
         """Since when no relay could be reached."""
-        self.system = MailSystem(max(SILENCE, 2 * plan.retry.cap), plan.relays)
+        self.ends: Counter[str] = Counter()
+        """How many deliveries ended how since the start: delivered, put off, refused, expired,
+        ambiguous."""
+        self.system = MailSystem(_silence(plan), plan.relays)
         self._memory = memory
         if memory is not None:
             memory.recall(self.system)
@@ -133,6 +136,18 @@ class Mailer:
         decided."""
         self._more = True
         self._wake.set()
+
+    def change(self, scribe: Scribe, transport: Transport, plan: MailerPlan) -> None:
+        """From the next delivery on. Other servers are a reason to try who reached none before."""
+        if transport is not self._transport:
+            self._recoveries, self._hasten_at = -1, self._now()
+            self._hastened.clear()
+            self._probe_at = self._now()
+        self._scribe, self._transport, self._plan = scribe, transport, plan
+        self.system.silence, self.system.relays = _silence(plan), plan.relays
+        if not plan.relays:
+            self.away_since = self.system.silent_since = None
+        self.look()
 
     async def run(self) -> None:
         """Until cancelled; then `close`."""
@@ -380,12 +395,14 @@ class Mailer:
         # One line for every end, before the spool has it: the disk may not take it.
         match end:
             case Delivered():
+                self.ends["delivered"] += 1
                 logger.info(
                     "{}: delivered to {}, queue id {}: {}",
                     whose, end.server, end.queue_id or "-", end.reply,
                 )  # fmt: skip
                 await spool.sent(held, now, end.server, end.reply, end.queue_id or "")
             case Refused():
+                self.ends["refused"] += 1
                 logger.error("{}: refused, a dead letter: {}", whose, end.why)
                 await spool.refused(held, now, end.why)
             case Deferred():
@@ -394,11 +411,13 @@ class Mailer:
                 away = self.away_since is not None or self.system.away(now)
                 spoken = end.reached or not away
                 next_at, last = await self._next(held, now, end.retry_after, reached=spoken)
+                self.ends["put off"] += 1
                 logger.info("{}: put off for {:.0f} s: {}", whose, next_at - now, end.why)
                 await spool.failed(held, now, next_at, end.why)
                 await self._expire(held, now, last)
             case Uncertain():
                 next_at, last = await self._next(held, now, None, reached=True)
+                self.ends["ambiguous"] += 1
                 logger.warning(
                     "{}: ambiguous, {} may have it; again in {:.0f} s: {}",
                     whose, end.server or "a server", next_at - now, end.why,
@@ -438,6 +457,7 @@ class Mailer:
 
     async def _expire(self, held: Delivery, now: float, why: str) -> None:
         if why:
+            self.ends["expired"] += 1
             logger.error("{} to no. {}: {}", held.message.id, held.recipient.number, why)
             await self._spool.expired(held.message.id, held.recipient.number, now, why)
 
@@ -470,6 +490,10 @@ class Mailer:
 
 def _key(recipient: Recipient) -> Key:
     return recipient.message, recipient.number
+
+
+def _silence(plan: MailerPlan) -> float:
+    return max(SILENCE, 2 * plan.retry.cap)
 
 
 def _since(held: Delivery) -> float:

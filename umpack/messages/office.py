@@ -7,34 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, tzinfo
-from pathlib import Path
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import dns.asyncresolver
-import dns.exception
 from loguru import logger
 
 from umpack import clock
 from umpack.config.mail import MessagesPlan
 from umpack.core.calls import CallId
-from umpack.core.errors import ConfigError, OurFault
+from umpack.core.errors import OurFault, StateError
+from umpack.messages import alarms
 from umpack.messages.adoption import Adoption
+from umpack.messages.alarms import Alarm, Alarms, Status
 from umpack.messages.circuits import Circuit
 from umpack.messages.desk import Desk
-from umpack.messages.directory import Attach, Mailbox, Mailboxes, Source
-from umpack.messages.directory_file import DirectoryFile
+from umpack.messages.directory import Mailboxes
 from umpack.messages.enclosures import Enclosures
-from umpack.messages.ldap_directory import LdapDirectory, LdapPlan
 from umpack.messages.letter import Address
-from umpack.messages.mail import Composer, MailPlan
 from umpack.messages.mail_system import Memory
 from umpack.messages.mailer import FAR, Mailer, MailerPlan
 from umpack.messages.message import CallFacts, Decision, EngineFacts, Intent, Message, MessageId
+from umpack.messages.parts import Parts, in_force, parts_of
 from umpack.messages.reconciliation import (
     WINDOW,
     AnsweredCall,
@@ -42,17 +38,18 @@ from umpack.messages.reconciliation import (
     reconcile,
     report,
 )
-from umpack.messages.relays import Login, Manner, Order, Target, Tls
 from umpack.messages.retry import is_late
 from umpack.messages.scribe import Scribe
 from umpack.messages.spool import Spool
 from umpack.messages.spool_health import SpoolHealth, SpoolLimits
-from umpack.messages.templates import read_languages
-from umpack.messages.transport import Transport, TransportPlan
+from umpack.messages.spool_schema import SpoolFault
+from umpack.messages.transport import Transport
 from umpack.messages.voice import Coding
 
 LOOK: Final = 15.0
 """Seconds between looks for alarms."""
+OPEN_AGAIN: Final = 5.0
+"""Seconds until a spool that could not be opened is tried again."""
 RECONCILE_AT: Final = 3
 """The hour of the night, local time."""
 _STARTED: Final = 60.0
@@ -61,33 +58,6 @@ _STARTED: Final = 60.0
 Alive = Callable[[], Collection[CallId]]
 Calls = Callable[[float], Awaitable[Sequence[AnsweredCall]]]
 """Calls that services have answered and that ended since then, from the journal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Something a person should know; `since` in epoch seconds."""
-
-    kind: str
-    """late, dead letters, ambiguous, spool, mail system, server, directory, no record, several
-    records."""
-    what: str
-    since: float
-    count: int = 1
-    """Told again when it grows."""
-    about: str = ""
-    """Which of several of a kind: a server, a directory, what the spool suffers from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How it stands."""
-
-    at: float
-    health: SpoolHealth | None
-    alarms: tuple[Alarm, ...]
-    away_since: float | None
-    resting: Mapping[str, str]
-    """Mail servers that are left alone, and why."""
 
 
 class Messages:
@@ -122,12 +92,16 @@ class Messages:
         self._wall = wall
         self._sleep = sleep
         self._tasks: list[asyncio.Task[None]] = []
-        self._sources: list[DirectoryFile | LdapDirectory] = []
-        self._alarmed: dict[tuple[str, str], Alarm] = {}
+        self._opening: asyncio.Task[None] | None = None
+        self._found: Parts | None = None
+        self._enclosures: Enclosures
+        self._mailboxes: Mailboxes
+        self._alarms = Alarms()
         self.spool: Spool
         self.desk: Desk
         self.mailer: Mailer
-        self.transport: Transport
+        self.closed_by = ""
+        """Why there is no spool, if there is none; then only calls without messages are taken."""
         self.status: Status | None = None
         """Of the last look; None before the first."""
         self.reconciled: Reconciliation | None = None
@@ -137,44 +111,65 @@ class Messages:
     async def open(self) -> None:
         """Open the spool, read directories and texts. `ConfigError` or `SpoolFault` if not."""
         plan = self.plan
-        composer = await asyncio.to_thread(self._composer)
+        parts = await asyncio.to_thread(
+            parts_of, plan, self._now, self._rng, self._resolver, self._found
+        )
+        self._found = parts
         enclosures = Enclosures(
             plan.spool, coding=_CODINGS[plan.voice], conversions=plan.conversions
         )
-        self.transport = await asyncio.to_thread(self._transport)
-        plain = Mailbox(Address(plan.default_mailboxes[0]), plan.language, Attach(plan.attach))
-        self._sources = [
-            DirectoryFile(file, plan.language, Attach(plan.attach)) for file in plan.directories
-        ]
-        if plan.ldap is not None:
-            self._sources.append(LdapDirectory(_ldap(plan)))
-        sources: list[Source] = list(self._sources)
-        mailboxes = Mailboxes(
-            sources, [replace(plain, address=Address(one)) for one in plan.default_mailboxes]
-        )
-        self.spool = await asyncio.to_thread(
+        spool = await asyncio.to_thread(
             self._make_spool, plan.spool, self._node, domain=plan.domain, now=self._now,
             limits=SpoolLimits(reserve_bytes=plan.reserve),
         )  # fmt: skip
-        if aside := self.spool.disk.moved_aside:
+        if aside := spool.disk.moved_aside:
             logger.error("the spool's database was damaged: kept as {}", aside)
-        sender = Address(plan.sender)
-        scribe = Scribe(self.spool, enclosures, mailboxes, composer, sender, plain, self._now)
-        self.mailer = Mailer(
-            self.spool, scribe, self.transport,
-            MailerPlan(plan.retry, plan.connections, bool(plan.relays)), self._now, self._rng,
-            Memory(plan.spool / "mail-system.json"),
+        self.spool, self._enclosures = spool, enclosures
+        self._mailboxes = Mailboxes(parts.sources, parts.default)
+        memory = Memory(plan.spool / "mail-system.json")
+        self.mailer = await asyncio.to_thread(
+            Mailer, spool, self._scribe(), parts.transport, _mailer_plan(plan), self._now,
+            self._rng, memory,
         )  # fmt: skip
         self.desk = Desk(
-            self.spool, enclosures, mailboxes, plan.bundles, self._now,
+            spool, enclosures, self._mailboxes, plan.bundles, self._now,
             addressed=lambda message: self.mailer.look(),
         )  # fmt: skip
+        self.closed_by = ""
+
+    async def open_if_it_will(self) -> None:
+        """As `open`; but a spool that cannot be had now (full, read-only, in the hands of another
+        umpack that has not ended yet) is tried again from `start` on: it is no reason to leave the
+        calls of all packs without umpack. Raises `ConfigError` only."""
+        try:
+            await self.open()
+        except SpoolFault as fault:
+            self.closed_by = str(fault)
+            await self.look()
 
     async def start(self) -> None:
-        """Adopt what was left, and let everything run. Raises `SpoolFault`."""
-        await self.spool.adopt(self._alive())
-        await self.desk.recall()
+        """Adopt what was left, and let everything run; now, or as soon as the spool can be had."""
+        if not await self._started():
+            self._opening = asyncio.create_task(self._start_later(), name="messages: opening")
+
+    async def _start_later(self) -> None:
+        while not await self._started():
+            await self.look()
+            await self._sleep(OPEN_AGAIN)
+        logger.info("the spool {} is open: calls are received again", self.plan.spool)
+
+    async def _started(self) -> bool:
         plan = self.plan
+        try:
+            if self.closed_by:
+                await self.open()
+            await self.spool.adopt(self._alive())
+            await self.desk.recall()
+        except SpoolFault as fault:
+            if self.closed_by:
+                self.closed_by = str(fault)
+            logger.error("{}", fault)
+            return False
         for name, work in (
             ("spool", self.spool.tend(self._alive, plan.keep, plan.keep_records)),
             ("desk", self.desk.run()),
@@ -183,14 +178,17 @@ class Messages:
             ("reconciliation", self._nightly()),
         ):
             self._tasks.append(asyncio.create_task(work, name=f"messages: {name}"))
+        return True
 
     async def close(self, grace: float = 5.0) -> None:
         """What is being sent has `grace` seconds; then claims are given back. May be called in
         any state."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._opening] if self._opening else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        self._opening = None
         if not hasattr(self, "spool"):
             return
         if hasattr(self, "desk"):
@@ -201,30 +199,77 @@ class Messages:
     async def watch(self) -> None:
         """Until cancelled, or until a part ends by itself: that is raised, a fresh start is better
         than going on without it."""
+        if (opening := self._opening) is not None:
+            await opening
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
 
+    # -- reload ---------------------------------------------------------------------------------
+
+    async def prepared(self, wanted: MessagesPlan) -> Parts:
+        """Make all that a new plan needs, as far as it needs no restart; nothing is changed yet.
+        Raises `ConfigError`."""
+        plan = in_force(self.plan, wanted)
+        return await asyncio.to_thread(
+            parts_of, plan, self._now, self._rng, self._resolver, self._found
+        )
+
+    def take_on(self, parts: Parts) -> None:
+        """From now on. What is being sent comes to its end in the old way."""
+        self.plan, self._found = parts.plan, parts
+        if not self.closed_by:
+            self._mailboxes.change(parts.sources, parts.default)
+            self.mailer.change(self._scribe(), parts.transport, _mailer_plan(parts.plan))
+
+    @property
+    def transport(self) -> Transport:
+        """As it is now."""
+        return self._parts.transport
+
+    @property
+    def _parts(self) -> Parts:
+        if self._found is None:
+            raise StateError("messages: not opened")
+        return self._found
+
+    def _scribe(self) -> Scribe:
+        parts = self._parts
+        sender = Address(parts.plan.sender)
+        return Scribe(
+            self.spool, self._enclosures, self._mailboxes, parts.composer, sender, parts.plain,
+            self._now,
+        )  # fmt: skip
+
     def summary(self) -> dict[str, Any]:
         """How it stood at the last look, for the status of the node."""
-        if self.status is None:
-            return {"queue": None, "alarms": []}
-        health = self.status.health
+        found = self.status
+        health = found.health if found else None
         return {
             "queue": health.queue + health.unaddressed if health else None,
-            "alarms": [asdict(alarm) for alarm in self.status.alarms],
+            "oldest_age": health.oldest_age if health else None,
+            "receiving": health.receiving if health else None,
+            "dead_letters": health.dead_letters if health else None,
+            "ambiguous": health.ambiguous if health else None,
+            "free_bytes": health.free_bytes if health else None,
+            "writable": health.writable if health else False,
+            "away_since": found.away_since if found else None,
+            "resting": len(found.resting) if found else 0,
+            "ends": {} if self.closed_by else dict(self.mailer.ends),
+            "alarms": [asdict(alarm) for alarm in found.alarms] if found else [],
         }
 
     # -- what calls need ------------------------------------------------------------------------
 
     async def room_for(self, pages: int = 0, seconds: float = 0.0) -> str:
         """Why a call should not be answered; empty if it may be."""
-        return await self.spool.room_for(pages, seconds)
+        return self.closed_by or await self.spool.room_for(pages, seconds)
 
     async def intend(
         self, call: CallFacts, name: str = "original.tif", *, pages: int = 0, seconds: float = 0.0
     ) -> Intent:
         """A call is about to be answered. Raises `SpoolFault`: refuse it."""
+        self._must_be_open()
         return await self.spool.intend(call, name, pages=pages, seconds=seconds)
 
     async def recast(self, id_: MessageId, kind: Kind, name: str) -> Intent:
@@ -266,6 +311,7 @@ class Messages:
         why: str = "",
     ) -> Message:
         """A person's word; audited, and carried out at once."""
+        self._must_be_open()
         message = await self.spool.decide(
             id_, by, what, number=number, addresses=addresses, why=why
         )
@@ -274,6 +320,7 @@ class Messages:
 
     async def reconcile(self) -> Reconciliation:
         """Compare calls and messages. Raises `SpoolFault`."""
+        self._must_be_open()
         now = self._now()
         # No further back than records are kept.
         since = now - min(WINDOW, self.plan.keep_records)
@@ -281,66 +328,45 @@ class Messages:
         self.reconciled = found = await reconcile(self.spool, calls, now, since)
         return found
 
+    def _must_be_open(self) -> None:
+        if self.closed_by:
+            raise SpoolFault(self.closed_by)
+
     # -- alarms ---------------------------------------------------------------------------------
 
     async def look(self) -> Status:
         """How it stands now; new alarms and those that are over are logged."""
         now = self._now()
+        if self.closed_by:
+            words = f"{self.closed_by}: calls for a service are refused"
+            found = [Alarm("spool", words, now, about="closed")]
+            self.status = Status(now, None, self._alarms.take(found), None, {})
+            return self.status
+        health: SpoolHealth | None = None
         try:
             health = await self.spool.health(now)
-            found = await self._alarms(health, now)
+            found = await self.alarms_of(health, now)
         except OurFault as fault:
             health, found = None, [Alarm("spool", str(fault), now, about="fault")]
-        alarms = {}
-        for alarm in found:
-            key = alarm.kind, alarm.about
-            before = self._alarmed.get(key)
-            alarms[key] = alarm if before is None else replace(alarm, since=before.since)
-            # Again when there are more: the second dead letter is not the first one's.
-            if before is None or alarm.count > before.count:
-                logger.error("messages: {}: {}", alarm.kind, alarm.what)
-        for key in self._alarmed.keys() - alarms.keys():
-            logger.info("messages: {}: over", " ".join(filter(None, key)))
-        self._alarmed = alarms
         resting = {name: circuit.why for name, circuit in self._resting().items()}
         away = self.mailer.away_since
-        self.status = Status(now, health, tuple(alarms.values()), away, resting)
+        self.status = Status(now, health, self._alarms.take(found), away, resting)
         return self.status
 
-    async def _alarms(self, health: SpoolHealth, now: float) -> list[Alarm]:
+    async def alarms_of(self, health: SpoolHealth, now: float) -> list[Alarm]:
+        """What there is to say, of a spool in this health."""
         found: list[Alarm] = []
         oldest = await self._oldest(now)
         if oldest is not None and is_late(self.plan.retry, oldest, now):
             words = f"not delivered for {now - oldest:.0f} s; {health.queue} in the queue"
             found.append(Alarm("late", words, oldest + self.plan.retry.late_after))
-        if many := health.dead_letters:
-            words = f"{many}: umpack faxes --state 'dead letter'"
-            found.append(Alarm("dead letters", words, now, many))
-        if many := health.ambiguous:
-            words = f"{many} may have been delivered: umpack faxes --state ambiguous"
-            found.append(Alarm("ambiguous", words, now, many))
-        if not health.writable:
-            found.append(Alarm("spool", health.fault, now, about="not writable"))
-        elif health.owed or health.slow:
-            words = f"{health.owed} owed" if health.owed else "slow"
-            found.append(Alarm("spool", words, now, health.owed, about="slow"))
-        elif health.free_bytes < self.plan.reserve:
-            words = f"{health.free_bytes // 1_000_000} MB free: calls are refused"
-            found.append(Alarm("spool", words, now, about="full"))
-        if (since := self.mailer.away_since) is not None:
-            found.append(Alarm("mail system", "no relay can be reached", since))
-        found += [Alarm("server", name, now, about=name) for name in self._resting()]
-        found += [
-            Alarm("directory", one.fault, now, about=one.name) for one in self._sources if one.fault
+        directories = [(one.name, one.fault) for one in self._parts.sources]
+        return [
+            *found,
+            *alarms.of_spool(health, self.plan.reserve, now),
+            *alarms.of_others(self._resting(), directories, self.mailer.away_since, now),
+            *alarms.of_calls(self.reconciled),
         ]
-        if (known := self.reconciled) is not None:
-            if many := len(known.without_record):
-                words = f"{many} answered calls: umpack faxes --open"
-                found.append(Alarm("no record", words, known.at, many))
-            if many := len(known.doubled):
-                words = f"{many} calls: umpack faxes --open"
-                found.append(Alarm("several records", words, known.at, many))
-        return found
 
     async def _oldest(self, now: float) -> float | None:
         """Commit of the oldest message that should be in its mailbox by now: calls that wait to be
@@ -366,68 +392,14 @@ class Messages:
                 logger.error("reconciliation: {}", fault)
             await self._sleep(until_night(self._wall()))
 
-    # -- parts ----------------------------------------------------------------------------------
-
-    def _composer(self) -> Composer:
-        plan = self.plan
-        zone: tzinfo = ZoneInfo(plan.timezone) if plan.timezone else _local()
-        mail = MailPlan(
-            Address(plan.sender), plan.sender_name, zone, plan.language, plan.bounce_keys, plan.keep
-        )
-        return Composer(mail, read_languages(plan.texts))
-
-    def _transport(self) -> Transport:
-        plan, account = self.plan, self.plan.auth
-        login = Login(account.user, account.secret.get_secret_value()) if account else None
-        clear = bool(account and account.clear)
-        manner = Manner(Tls(plan.tls), plan.verify, login, clear)
-        outgoing = TransportPlan(
-            hello=plan.hello or socket.getfqdn(),
-            relays=tuple(Target(relay.host, relay.port, manner) for relay in plan.relays),
-            order=Order(plan.order),
-            port=plan.port,
-            manner=manner,
-            authorities=str(plan.authorities) if plan.authorities else None,
-            connections=plan.connections,
-            per_server=plan.per_server,
-        )
-        return Transport(outgoing, self._resolver or _resolver(), self._now, self._rng)
-
 
 _CODINGS: Final = {
     "wav": Coding.AS_RECORDED, "opus": Coding.OPUS, "alaw": Coding.A_LAW, "ulaw": Coding.MU_LAW
 }  # fmt: skip
 
 
-def _ldap(plan: MessagesPlan) -> LdapPlan:
-    place = plan.ldap
-    if place is None:
-        raise ConfigError("messages: no ldap")
-    found = LdapPlan(
-        place.url, place.base, mail=place.mail, language=plan.language,
-        attach=Attach(plan.attach), start_tls=place.start_tls, limit=place.limit, keep=place.keep,
-    )  # fmt: skip
-    if place.account is not None:
-        secret = place.account.secret.get_secret_value()
-        found = replace(found, user=place.account.user, password=secret)
-    return replace(found, filter=place.filter) if place.filter else found
-
-
-def _local() -> tzinfo:
-    """The machine's zone, by name if it has one: an offset would be wrong in half of the year."""
-    try:
-        name = str(Path("/etc/localtime").resolve()).partition("/zoneinfo/")[2]
-        return ZoneInfo(name) if name else UTC
-    except (ValueError, OSError):
-        return UTC
-
-
-def _resolver() -> dns.asyncresolver.Resolver:
-    try:
-        return dns.asyncresolver.Resolver()
-    except dns.exception.DNSException:
-        # No resolv.conf: relays may be addresses, or names of the hosts file.
-        return dns.asyncresolver.Resolver(configure=False)
+def _mailer_plan(plan: MessagesPlan) -> MailerPlan:
+    return MailerPlan(plan.retry, plan.connections, bool(plan.relays))
 
 
 def until_night(wall: float) -> float:

@@ -24,10 +24,11 @@ from aiohttp import web
 
 from umpack.core.errors import OurFault
 from umpack.messages import texts
+from umpack.messages.alarms import Status
 from umpack.messages.facts import pages_of
 from umpack.messages.letter import LetterError, address
 from umpack.messages.message import ID, Decision, Kind, Message, MessageId, Recipient
-from umpack.messages.office import Messages, Status
+from umpack.messages.office import Messages
 from umpack.messages.outcomes import outcome
 from umpack.messages.reconciliation import AnsweredCall, Reconciliation
 from umpack.messages.records import UnknownMessage
@@ -155,10 +156,12 @@ def _call(call: AnsweredCall) -> View:
 # -- questions -------------------------------------------------------------------------------
 
 
-def _office(request: web.Request) -> Messages:
+def _office(request: web.Request, *, closed: bool = False) -> Messages:
     office = request.app[OFFICE]()
     if office is None:
         raise web.HTTPNotFound(text="this umpack takes no messages: no `messages:` is configured")
+    if office.closed_by and not closed:
+        raise web.HTTPServiceUnavailable(text=office.closed_by)
     return office
 
 
@@ -222,8 +225,10 @@ def opened(found: Reconciliation) -> View:
 
 
 async def _queue(request: web.Request) -> web.Response:
-    office = _office(request)
+    office = _office(request, closed=True)
     found = await office.look()
+    if office.closed_by:
+        return web.json_response(status(found) | {"messages": []})
     still = await office.spool.open_calls(MOST)
     waiting = [row(message) for message in (*still.without_message, *still.without_end)]
     return web.json_response(status(found) | {"messages": waiting})

@@ -108,6 +108,8 @@ class _Now(Collector):
         dropped = journal["dropped"]
         yield GaugeMetricFamily("umpack_journal_fault", "1: nothing can be written.", faulty)
         yield CounterMetricFamily("umpack_journal_dropped", "Calls that found no room.", dropped)
+        if (messages := self._status.get("messages")) is not None:
+            yield from _of_messages(messages, self._status["now"])
 
     def _states(self) -> GaugeMetricFamily:
         family = GaugeMetricFamily(
@@ -119,3 +121,34 @@ class _Now(Collector):
                     value = float(state.value == health["state"])
                     family.add_metric([row["id"], state.value], value)
         return family
+
+
+_GAUGES = (
+    ("queue", "umpack_messages_queue", "Messages and deliveries that wait."),
+    ("oldest_age", "umpack_messages_oldest_seconds", "Age of the oldest of them."),
+    ("receiving", "umpack_messages_receiving", "Calls whose message is being received."),
+    ("dead_letters", "umpack_messages_dead_letters", "Deliveries that wait for a person."),
+    ("ambiguous", "umpack_messages_ambiguous", "Deliveries a server may have taken."),
+    ("free_bytes", "umpack_spool_free_bytes", "Room on the spool's disk."),
+    ("writable", "umpack_spool_writable", "1: messages can be received."),
+    ("resting", "umpack_mail_servers_resting", "Mail servers that are left alone."),
+)
+"""What is not known, as the spool does not answer, is left out."""
+_ENDS = ("delivered", "put off", "refused", "expired", "ambiguous")
+
+
+def _of_messages(messages: View, now: float) -> Iterator[Metric]:
+    for key, name, words in _GAUGES:
+        if (value := messages[key]) is not None:
+            yield GaugeMetricFamily(name, words, float(value))
+    since = messages["away_since"]
+    away = 0.0 if since is None else max(now - since, 0.0)
+    yield GaugeMetricFamily("umpack_mail_away_seconds", "How long no relay answers; 0: well.", away)
+    ends = CounterMetricFamily("umpack_deliveries", "Tries of delivery ended.", labels=["end"])
+    for end in _ENDS:
+        ends.add_metric([end], messages["ends"].get(end, 0))
+    yield ends
+    alarms = GaugeMetricFamily("umpack_messages_alarm", "1: it is on.", labels=["kind"])
+    for kind in sorted({alarm["kind"] for alarm in messages["alarms"]}):
+        alarms.add_metric([kind], 1.0)
+    yield alarms

@@ -102,7 +102,7 @@ async def test_what_a_spool_suffers_from_is_told_apart() -> None:
             replace(health, owed=1),
             replace(health, writable=False, fault="EROFS"),
         ]
-        found = [[(a.kind, a.about) for a in await messages._alarms(one, START)] for one in kinds]
+        found = [[(a.kind, a.about) for a in await messages.alarms_of(one, START)] for one in kinds]
         assert found == [
             [("spool", "full")], [("spool", "slow")], [("spool", "slow")],
             [("spool", "not writable")],

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umpack.core.errors import ConfigError, PeerGone
+from umpack.core.errors import ConfigError, PeerFault, PeerGone
 from umpack.core.routes import Pattern
 from umpack.messages.directory import Attach, Directory, Entry, Mailbox, Mailboxes
 from umpack.messages.directory_file import DirectoryFault, DirectoryFile, read_directory
@@ -184,10 +184,20 @@ async def test_file_is_read_anew_and_a_bad_one_changes_nothing(tmp_path: Path) -
     assert file.fault == ""
 
 
-async def test_file_that_never_was_good_knows_nobody(tmp_path: Path) -> None:
-    file = DirectoryFile(tmp_path / "missing.csv")
-    assert await file.mailboxes("1", 0) == ()
-    assert file.fault
+async def test_file_that_never_was_good_leaves_a_doubt(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    file = DirectoryFile(path)
+    with pytest.raises(PeerFault, match="No such file"):
+        await file.mailboxes("1", 0)
+    path.write_text("number,addresses\n1,nobody\n")
+    boxes = Mailboxes([file], [DEFAULT])
+    found = await boxes.find("1", 0)
+    assert (found.mailboxes, found.by) == ((DEFAULT,), "default")
+    assert "d.csv:2: not a mailbox" in found.doubt
+    path.write_text("number,addresses\n1,a@b.test\n")
+    assert (await boxes.find("1", 0)).doubt == ""
+    path.write_text("number,addresses\n1,nobody again\n")
+    assert (await boxes.find("1", 0)).by == "d.csv"  # the one before stays
 
 
 async def test_directories_are_asked_in_order() -> None:

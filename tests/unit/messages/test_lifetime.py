@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from simulators.mail import Act, MailServer, Script, Then
+from tests.ports import free_port
 from tests.unit.daemons import logged
 from tests.unit.messages.offices import in_memory, made, office, plan, settle, spoken
 from tests.unit.messages.receptions import START, Time
-from tests.unit.messages.test_outage import free_port, until
+from tests.unit.messages.test_outage import until
 from umpack import clock
 from umpack.messages.message import Decision, MessageId, Recipient
 from umpack.messages.office import Messages

@@ -18,9 +18,11 @@ STATUS = {
 }
 
 
-def samples(metrics: Metrics, distributor: Distributor) -> dict[tuple[str, frozenset[str]], float]:
+def samples(
+    metrics: Metrics, distributor: Distributor, status: views.View = STATUS
+) -> dict[tuple[str, frozenset[str]], float]:
     packs, trunks = list(views.packs(distributor)), list(views.trunks(distributor, 0.0))
-    text = metrics.text(packs, trunks, STATUS)
+    text = metrics.text(packs, trunks, status)
     return {
         (sample.name, frozenset(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -100,3 +102,40 @@ def test_two_daemons_in_one_process_do_not_share() -> None:
     one.count(distributor.take_records())
     assert ("umpack_calls_total", frozenset({"abandoned", ""})) in samples(one, distributor)
     assert ("umpack_calls_total", frozenset({"abandoned", ""})) not in samples(other, distributor)
+
+
+MESSAGES: views.View = {
+    "queue": 3, "oldest_age": 61.5, "receiving": 1, "dead_letters": 2, "ambiguous": 1,
+    "free_bytes": 10**10, "writable": True, "away_since": 90.0, "resting": 1,
+    "ends": {"delivered": 7, "refused": 2},
+    "alarms": [{"kind": "late", "what": "", "since": 1.0},
+               {"kind": "server", "what": "a", "since": 1.0},
+               {"kind": "server", "what": "b", "since": 1.0}],
+}  # fmt: skip
+
+
+def test_messages_are_shown_where_there_are_any() -> None:
+    distributor = Distributor(one_pack(trunk("a", 1)))
+    none = samples(Metrics(), distributor, STATUS | {"now": 100.0, "messages": None})
+    assert not [name for name, _ in none if "messages" in name or "spool" in name]
+    found = samples(Metrics(), distributor, STATUS | {"now": 100.0, "messages": MESSAGES})
+    plain = {
+        "umpack_messages_queue": 3, "umpack_messages_oldest_seconds": 61.5,
+        "umpack_messages_receiving": 1, "umpack_messages_dead_letters": 2,
+        "umpack_messages_ambiguous": 1, "umpack_spool_free_bytes": 1e10,
+        "umpack_spool_writable": 1, "umpack_mail_away_seconds": 10.0,
+        "umpack_mail_servers_resting": 1,
+    }  # fmt: skip
+    assert {name: found[name, frozenset()] for name in plain} == plain
+    assert found["umpack_deliveries_total", frozenset({"delivered"})] == 7
+    assert found["umpack_deliveries_total", frozenset({"refused"})] == 2
+    assert found["umpack_deliveries_total", frozenset({"expired"})] == 0
+    alarms = {next(iter(labels)) for name, labels in found if name == "umpack_messages_alarm"}
+    assert alarms == {"late", "server"}
+    # A spool that cannot be asked: no count is made up.
+    blind = {key: None for key in ("queue", "oldest_age", "receiving", "dead_letters", "ambiguous",
+                                   "free_bytes", "away_since")}  # fmt: skip
+    silent = MESSAGES | blind | {"writable": False, "ends": {}}
+    found = samples(Metrics(), distributor, STATUS | {"now": 100.0, "messages": silent})
+    assert ("umpack_messages_queue", frozenset()) not in found
+    assert found["umpack_spool_writable", frozenset()] == 0
