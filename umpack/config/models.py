@@ -33,7 +33,7 @@ from umpack.config.fields import (
     word_of,
 )
 from umpack.config.health import Health, PackHealth, TrunkHealth
-from umpack.config.mail import Messages
+from umpack.config.mail_tables import Messages
 from umpack.config.values import Address
 from umpack.core.causes import Blame, Elsewhere
 from umpack.core.pack import Direction, Strategy

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from umpack.config.configuration import Configuration, Control, Journal, Log, Pbx
 from umpack.config.fields import Secret
-from umpack.config.mail import Auth, Ldap, MessagesPlan, plan_from
+from umpack.config.mail import MessagesPlan, plan_from
+from umpack.config.mail_tables import Auth, Ldap
 from umpack.config.models import Ami, File
 from umpack.config.problems import ConfigProblems, Findings, Problem, dotted
 from umpack.config.references import report_unreached

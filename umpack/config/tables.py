@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from umpack.config import fields, mail, models
+from umpack.config import fields, mail_tables, models
 from umpack.config.health import Health, PackHealth, TrunkHealth, misplaced
 from umpack.config.problems import Findings, nearest
 from umpack.config.values import plain
@@ -40,7 +40,7 @@ class Tables:
     log: models.Log = field(default_factory=models.Log)
     drain: models.Drain = field(default_factory=models.Drain)
     health: Health = field(default_factory=Health)
-    messages: mail.Messages | None = None
+    messages: mail_tables.Messages | None = None
 
 
 def read_tables(document: Document, findings: Findings) -> Tables:
@@ -75,7 +75,7 @@ class _TableReader:
             if data.get(name) is not None:
                 setattr(tables, name, self._table(model, data[name], (name,)) or model())
         if "messages" in data:
-            tables.messages = self._table(mail.Messages, data["messages"], ("messages",))
+            tables.messages = self._table(mail_tables.Messages, data["messages"], ("messages",))
         tables.node = self._node(data)
         return tables
 
@@ -226,11 +226,11 @@ _SINGLE: dict[str, type[fields.Table]] = {
     "health": Health,
 }
 _IN_MESSAGES: dict[str, type[fields.Table]] = {
-    "auth": mail.Auth,
-    "ldap": mail.Ldap,
-    "retry": mail.Retry,
-    "bundles": mail.Bundles,
-    "retention": mail.Retention,
+    "auth": mail_tables.Auth,
+    "ldap": mail_tables.Ldap,
+    "retry": mail_tables.Retry,
+    "bundles": mail_tables.Bundles,
+    "retention": mail_tables.Retention,
 }
 _BAD_ID = {
     False: "an id begins with a letter and has at most 40 letters, digits, _ and -",
@@ -276,7 +276,7 @@ _AT: dict[Path, type[fields.Table]] = {
     ("causes", "*"): models.VerdictRow,
     ("trunks", "*", "causes", "*"): models.VerdictRow,
     ("packs", "*", "causes", "*"): models.VerdictRow,
-    ("messages",): mail.Messages,
+    ("messages",): mail_tables.Messages,
     **{("messages", name): model for name, model in _IN_MESSAGES.items()},
 }
 """Which table stands where; `*` is any id or index."""

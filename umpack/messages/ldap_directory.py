@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 import struct
 import warnings
 from collections import OrderedDict
@@ -44,6 +45,10 @@ class LdapPlan:
     language: str = "en"
     attach: Attach = Attach.PDF
     start_tls: bool = False
+    verify: bool = True
+    """With TLS: its certificate and name must be right. It tells us to whom faxes go."""
+    authorities: str | None = None
+    """PEM file of those who may sign it; None: the machine's."""
     limit: float = 5.0
     """For the connection, and for each answer."""
     keep: float = 600.0
@@ -129,7 +134,14 @@ class LdapDirectory:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # pyasn1's, about ldap3
-                server = ldap3.Server(plan.url, connect_timeout=plan.limit, get_info=ldap3.NONE)
+                # The library's own default verifies nothing (tried with 2.9.1).
+                tls = ldap3.Tls(
+                    validate=ssl.CERT_REQUIRED if plan.verify else ssl.CERT_NONE,
+                    ca_certs_file=plan.authorities,
+                )
+                server = ldap3.Server(
+                    plan.url, tls=tls, connect_timeout=plan.limit, get_info=ldap3.NONE
+                )
                 connection = ldap3.Connection(
                     server, plan.user or None, plan.password or None,
                     receive_timeout=seconds, read_only=True, raise_exceptions=True,

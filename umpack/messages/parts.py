@@ -81,7 +81,10 @@ def parts_of(
     if before is not None and not differing(before.plan, plan, _TRANSPORT):
         transport = before.transport
     else:
-        transport = _transport(plan, now, rng, resolver)
+        try:
+            transport = _transport(plan, now, rng, resolver)
+        except OSError as error:  # ssl's own errors are
+            raise ConfigError(f"authorities {plan.authorities}: {error}") from error
     if before is not None and not differing(before.plan, plan, _DIRECTORIES):
         sources = before.sources
     else:
@@ -136,7 +139,9 @@ def _ldap(plan: MessagesPlan) -> LdapPlan:
         raise ConfigError("messages: no ldap")
     found = LdapPlan(
         place.url, place.base, mail=place.mail, language=plan.language,
-        attach=Attach(plan.attach), start_tls=place.start_tls, limit=place.limit, keep=place.keep,
+        attach=Attach(plan.attach), start_tls=place.start_tls, verify=place.verify,
+        authorities=str(place.authorities) if place.authorities else None, limit=place.limit,
+        keep=place.keep,
     )  # fmt: skip
     if place.account is not None:
         secret = place.account.secret.get_secret_value()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import aiosmtplib
+from loguru import logger
 
 from umpack.core.errors import PeerFault, PeerGone, ProtocolFault
 from umpack.messages.letter import Address, Deferred, Letter
@@ -48,6 +49,7 @@ async def converse(
     except TlsFault as fault:
         if server.manner.tls is not Tls.OPPORTUNISTIC:
             return _nobody(server, recipients, fault)
+        logger.warning("mail server {}: goes on without TLS: {}", server.label, fault)
     return await _converse(server, letter, recipients, Tls.NEVER, hello, limits, None)
 
 

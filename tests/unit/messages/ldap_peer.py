@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ async def _message(reader: asyncio.StreamReader) -> tuple[bytes, int, bytes]:
 
 
 @asynccontextmanager
-async def serve(peer: Peer) -> AsyncIterator[Peer]:
+async def serve(peer: Peer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
     """Let it answer until the end of the block; then its port is closed."""
     tasks: set[asyncio.Task[Any]] = set()
 
@@ -92,7 +93,7 @@ async def serve(peer: Peer) -> AsyncIterator[Peer]:
             await writer.wait_closed()
         tasks.discard(task)
 
-    server = await asyncio.start_server(talk, "127.0.0.1", peer.port)
+    server = await asyncio.start_server(talk, "127.0.0.1", peer.port, ssl=tls)
     peer.port = server.sockets[0].getsockname()[1]
     try:
         yield peer

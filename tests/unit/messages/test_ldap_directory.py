@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import os
+import ssl
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from tests.mail.tls import certificate
 from tests.unit.messages.ldap_peer import Peer, serve
 from umpack.core.errors import ConfigError, PeerGone
 from umpack.messages.directory import Mailbox, Mailboxes
 from umpack.messages.ldap_directory import LdapDirectory, LdapPlan
 from umpack.messages.letter import Address
 
-pytest.importorskip("ldap3", reason="umpack[ldap] is not installed")
+if not os.environ.get("UMPACK_REQUIRE_PBX"):  # where all must be there, its lack is a failure
+    pytest.importorskip("ldap3", reason="umpack[ldap] is not installed")
 
 PEOPLE = {
     "12": {"mail": ["anna@example.org"], "preferredLanguage": ["de-DE"]},
@@ -104,3 +111,45 @@ async def test_what_is_no_ldap_is_a_fault_of_the_peer(noise: bytes) -> None:
 def test_plan_must_be_sound(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         LdapPlan(**{"url": "ldap://x", "base": "", **change})  # type: ignore[arg-type]
+
+
+# -- TLS: who answers decides to whom faxes go ----------------------------------------------------
+
+
+def encrypted(peer: Peer, host: str = "127.0.0.1", **more: object) -> LdapDirectory:
+    plan = LdapPlan(f"ldaps://{host}:{peer.port}", "dc=example", limit=20.0, **more)  # type: ignore[arg-type]
+    return LdapDirectory(plan)
+
+
+async def test_a_certificate_that_nobody_knows_is_no_answer(tmp_path: Path) -> None:
+    context, authority = certificate(tmp_path, "localhost")
+    _, other = certificate(tmp_path, "other")
+    async with serve(Peer(people=PEOPLE), context) as peer:
+        for wrong in (encrypted(peer), encrypted(peer, authorities=other)):
+            with pytest.raises(PeerGone, match=r"(?i)certificate"):
+                await wrong.mailboxes("12", 0.0)
+            boxes = Mailboxes([wrong], [Mailbox(Address("default@example.org"))])
+            assert (await boxes.find("12", 0.0)).doubt
+        assert peer.asked == []
+        right = encrypted(peer, authorities=authority)
+        assert [one.address for one in await right.mailboxes("12", 0.0)] == ["anna@example.org"]
+        trusting = encrypted(peer, verify=False)
+        assert len(await trusting.mailboxes("12", 0.0)) == 1
+
+
+# ldap3 leaves the socket it does not trust to the garbage collector, which closes it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_certificate_for_another_name_is_no_answer(tmp_path: Path) -> None:
+    key, pem = tmp_path / "k", tmp_path / "c"
+    subprocess.run(  # noqa: ASYNC221 - a tenth of a second
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=ldap.example.org", "-addext",
+         "subjectAltName=DNS:ldap.example.org", "-keyout", key, "-out", pem],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, key)
+    async with serve(Peer(people=PEOPLE), context) as peer:
+        with pytest.raises(PeerGone):
+            await encrypted(peer, "localhost", authorities=str(pem)).mailboxes("12", 0.0)
+        assert peer.asked == []
