@@ -100,13 +100,16 @@ async def test_two_equal_exchangers_are_chosen_alike(tmp_path: Path) -> None:
     assert abs(chosen["mx1.test"] - 1000) <= 50, chosen
 
 
+@pytest.mark.timeout(300)
 async def test_two_equal_exchangers_get_alike(tmp_path: Path) -> None:
+    """2,000 letters, counted at the servers; never so many at once that one has to wait and goes
+    to the other for that."""
     async with world(tmp_path, [OK, OK], *EQUAL) as here:
-        for start in range(0, 200, 20):
-            ends = await asyncio.gather(*(here.send(start + n) for n in range(20)))
+        for start in range(0, 2000, 4):
+            ends = await asyncio.gather(*(here.send(start + n) for n in range(4)))
             assert all(isinstance(end, Delivered) for end in ends)
-        assert sum(here.counts()) == 200
-        assert abs(here.counts()[0] - 100) <= 25, here.counts()
+        assert sum(here.counts()) == 2000
+        assert abs(here.counts()[0] - 1000) <= 50, here.counts()
 
 
 async def test_one_of_two_is_dead(tmp_path: Path) -> None:
@@ -173,6 +176,52 @@ async def test_three_addresses_of_which_one_lives(tmp_path: Path) -> None:
             end = a(Delivered, await here.send(number))
             assert f"[{here.servers[1].host}]" in end.server
         assert here.counts() == [0, 6, 0]
+
+
+async def test_three_addresses_of_which_one_drops_every_syn_and_one_refuses(tmp_path: Path) -> None:
+    zone = ("mx-host=site.test,mx.test,10", *(f"host-record=mx.test,{{{n}}}" for n in (1, 2, 3)))
+    async with world(tmp_path, [None, None, OK], *zone) as here:
+        silent = here.servers[0]
+        with deaf(silent.host, silent.port):
+            for number in range(6):
+                end = a(Delivered, await here.send(number))
+                assert f"[{here.servers[2].host}]" in end.server
+        assert here.counts() == [0, 0, 6]
+        # Whoever came in front of the living one rests by then.
+        assert all("mx.test[" in label for label in here.transport.circuits.resting())
+
+
+async def test_scenario_09_every_row_of_the_matrix_at_once(tmp_path: Path) -> None:
+    """fax.md 9.9: one name server, six domains, each with what is wrong with it."""
+    scripts = [OK, Script({GREETING: "421 4.3.2 too busy"}), Script({GREETING: "554 no"}), None]
+    zone = (
+        "mx-host=busy.test,syn.test,10", "mx-host=busy.test,m421.test,10",
+        "mx-host=five.test,m5xx.test,10", "mx-host=five.test,ok.test,10",
+        "mx-host=three.test,three-a.test,10",
+        f"dns-rr=null.test,15,{NULL_MX}", "host-record=null.test,{1}",
+        "host-record=ok.test,{1}", "host-record=m421.test,{2}", "host-record=m5xx.test,{3}",
+        "host-record=syn.test,{4}",
+        "host-record=three-a.test,{4}", "host-record=three-a.test,{3}",
+        "host-record=three-a.test,{1}",
+    )  # fmt: skip
+    async with (
+        NameServer({"broken.test": Fails.SERVFAIL}) as failing,
+        world(tmp_path, scripts, *zone, f"server=/broken.test/127.0.0.1#{failing.port}") as here,
+    ):
+        silent = here.servers[3]
+        with deaf(silent.host, silent.port):
+            ends = {
+                domain: await here.send(number, Address(f"you@{domain}.test"))
+                for number, domain in enumerate(("busy", "five", "three", "null", "broken", "none"))
+            }
+    assert "421" in (busy := a(Deferred, ends["busy"])).why
+    assert not busy.reached
+    for domain in ("five", "three"):
+        assert f"[{here.servers[0].host}]" in a(Delivered, ends[domain]).server
+    assert a(Refused, ends["null"]).code == 556
+    assert a(Refused, ends["none"]).code == 550
+    assert "SERVFAIL" in a(Deferred, ends["broken"]).why
+    assert here.counts() == [2, 0, 0, 0]
 
 
 async def test_the_better_exchanger_first_then_the_next(tmp_path: Path) -> None:
