@@ -23,6 +23,11 @@ OFTEN: Final = 600.0
 """Seconds between notes on disk that nothing has changed."""
 
 
+def silence(cap: float) -> float:
+    """Seconds without an answer that are an outage, if the longest wait for a retry is `cap`."""
+    return max(7200.0, 2 * cap)
+
+
 @dataclass(slots=True)
 class MailSystem:
     """`silence`: seconds without any answer that are an outage, longer than any wait for a retry.

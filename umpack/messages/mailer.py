@@ -15,25 +15,23 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 from loguru import logger
 
-from umpack.core.errors import LeaseError, OurFault, StateError
-from umpack.messages import retry
+from umpack.core.errors import LeaseError, StateError
 from umpack.messages.enclosures import EnclosureFault
+from umpack.messages.ends import Ends, since
 from umpack.messages.letter import (
     Address,
     Deferred,
-    Delivered,
     LetterError,
     Refused,
-    Uncertain,
 )
 from umpack.messages.letter import Delivery as End
-from umpack.messages.mail_system import MailSystem, Memory
-from umpack.messages.message import Decision, Delivery, MessageId, Recipient
-from umpack.messages.retry import GiveUp, RetryPolicy, TryAt
+from umpack.messages.mail_system import MailSystem, Memory, silence
+from umpack.messages.message import Delivery, MessageId, Recipient
+from umpack.messages.retry import RetryPolicy
 from umpack.messages.scribe import Scribe
 from umpack.messages.spool_schema import SpoolFault
 from umpack.messages.store import MessageStore
@@ -55,8 +53,6 @@ HASTEN_AGAIN: Final = 60.0
 INSIST: Final = 86_400.0
 """Seconds for which only the server that may have a message is asked, as long as it answers: from
 then on a second copy, which the same Message-ID gives away, is better than none."""
-SILENCE: Final = 7200.0
-"""Seconds without an answer that are an outage; at least, and two waits for a retry."""
 _AWAY: Final = 3
 """Messages in a row for which no relay could be reached: by one alone, it could be its fault."""
 
@@ -114,13 +110,10 @@ class Mailer:
         self._wake = asyncio.Event()
         self.away_since: float | None = None
         """Since when no relay could be reached."""
-        self.ends: Counter[str] = Counter()
-        """How many deliveries ended how since the start: delivered, put off, refused, expired,
-        ambiguous."""
-        self.system = MailSystem(_silence(plan), plan.relays)
-        self._memory = memory
+        self.system = MailSystem(silence(plan.retry.cap), plan.relays)
         if memory is not None:
             memory.recall(self.system)
+        self._ends = Ends(spool, plan.retry, self.system, now, rng, memory)
         self._in_a_row: set[Key] = set()
         """Not reached, and none was since."""
         self._unreached: set[Key] = set()
@@ -144,7 +137,8 @@ class Mailer:
             self._hastened.clear()
             self._probe_at = self._now()
         self._scribe, self._transport, self._plan = scribe, transport, plan
-        self.system.silence, self.system.relays = _silence(plan), plan.relays
+        self.system.silence, self.system.relays = silence(plan.retry.cap), plan.relays
+        self._ends.policy = plan.retry
         if not plan.relays:
             self.away_since = self.system.silent_since = None
         self.look()
@@ -187,6 +181,11 @@ class Mailer:
         held = (sending.held for sending in self._tasks.values())
         times = (one.message.committed for one in held if one is not None)
         return min((at for at in times if at is not None), default=None)
+
+    @property
+    def ends(self) -> Counter[str]:
+        """How many tries ended how since the start."""
+        return self._ends.counts
 
     def __repr__(self) -> str:
         away = ", mail system away" if self.away_since is not None else ""
@@ -345,7 +344,7 @@ class Mailer:
             await _carried(self._end(held, end))
         except asyncio.CancelledError:
             if sending.held is not None and not sending.over:
-                await self._give_back(sending.held, sending.server)
+                await self._ends.give_back(sending.held, sending.server)
             raise
         except (SpoolFault, LeaseError) as fault:
             # What was known is owed by the spool now, and written when the disk works again.
@@ -355,6 +354,10 @@ class Mailer:
             logger.opt(exception=error).error("{}: failed in umpack", wanted.message)
             if sending.held is not None and not sending.over:
                 await self._end(sending.held, Deferred(f"fault in umpack: {error!r}", reached=True))
+
+    async def _end(self, held: Delivery, end: End) -> None:
+        await self._ends.write(held, end, away=self.away_since is not None)
+        self._more = True
 
     async def _claim(self, sending: _Sending) -> None:
         wanted = sending.wanted
@@ -383,124 +386,15 @@ class Mailer:
 
         found = await self._transport.deliver(
             letter, (to,), uncertain=uncertain, asking=asking,
-            insist=self._now() - _since(held) < INSIST,
+            insist=self._now() - since(held) < INSIST,
         )  # fmt: skip
         end = found[to]
         self._heard(key, end)
         return end
 
-    async def _end(self, held: Delivery, end: End) -> None:
-        now, spool = self._now(), self._spool
-        whose = f"{held.message.id} to no. {held.recipient.number}"
-        # One line for every end, before the spool has it: the disk may not take it.
-        match end:
-            case Delivered():
-                self.ends["delivered"] += 1
-                logger.info(
-                    "{}: delivered to {}, queue id {}: {}",
-                    whose, end.server, end.queue_id or "-", end.reply,
-                )  # fmt: skip
-                await spool.sent(held, now, end.server, end.reply, end.queue_id or "")
-            case Refused():
-                self.ends["refused"] += 1
-                logger.error("{}: refused, a dead letter: {}", whose, end.why)
-                await spool.refused(held, now, end.why)
-            case Deferred():
-                # Not against the message as long as nobody is reached; where each domain has
-                # servers of its own, that is never known.
-                away = self.away_since is not None or self.system.away(now)
-                spoken = end.reached or not away
-                next_at, last = await self._next(held, now, end.retry_after, reached=spoken)
-                self.ends["put off"] += 1
-                logger.info("{}: put off for {:.0f} s: {}", whose, next_at - now, end.why)
-                await spool.failed(held, now, next_at, end.why)
-                await self._expire(held, now, last)
-            case Uncertain():
-                next_at, last = await self._next(held, now, None, reached=True)
-                self.ends["ambiguous"] += 1
-                logger.warning(
-                    "{}: ambiguous, {} may have it; again in {:.0f} s: {}",
-                    whose, end.server or "a server", next_at - now, end.why,
-                )  # fmt: skip
-                await spool.uncertain(held, now, next_at, end.why, end.server)
-                await self._expire(held, now, last)
-            case _:
-                assert_never(end)
-        self._more = True
-        if self._memory is not None and self._memory.due(self.system, now):
-            await asyncio.to_thread(self._memory.note, self.system, now)
-
-    async def _next(
-        self, held: Delivery, now: float, after: float | None, *, reached: bool
-    ) -> tuple[float, str]:
-        """When it is tried again, and if it is not, why."""
-        dice, policy = self._rng.random(), self._plan.retry
-        since = max(_since(held), self.system.back)
-
-        def decided_from(since: float) -> retry.Decision:
-            return retry.decide(
-                policy, since, held.recipient.tries + 1, now, dice,
-                retry_after=after, reached=reached,
-            )  # fmt: skip
-
-        decided = decided_from(since)
-        if isinstance(decided, GiveUp):
-            # Asked for only now: what a person said to try again has its time anew.
-            decided = decided_from(max(since, await self._retried(held)))
-        match decided:
-            case TryAt():
-                return decided.due, ""
-            case GiveUp():
-                return now, decided.why
-            case _:
-                assert_never(decided)
-
-    async def _expire(self, held: Delivery, now: float, why: str) -> None:
-        if why:
-            self.ends["expired"] += 1
-            logger.error("{} to no. {}: {}", held.message.id, held.recipient.number, why)
-            await self._spool.expired(held.message.id, held.recipient.number, now, why)
-
-    async def _retried(self, held: Delivery) -> float:
-        """When a person last said that it be tried again; 0 if nobody has."""
-        number = held.recipient.number
-        said = [
-            entry.at
-            for entry in await self._spool.audit(held.message.id)
-            if entry.what == Decision.RETRY.value
-            and entry.detail.partition(";")[0] in ("all", f"no. {number}")
-        ]
-        return max(said, default=0.0)
-
-    async def _give_back(self, held: Delivery, server: str) -> None:
-        now = self._now()
-        try:
-            if server:
-                why = "umpack ended while it was being sent"
-                logger.warning(
-                    "{} to no. {}: ambiguous, {} may have it: {}",
-                    held.message.id, held.recipient.number, server, why,
-                )  # fmt: skip
-                await self._spool.uncertain(held, now, now, why, server)
-            else:
-                await self._spool.released(held, now)
-        except OurFault as fault:
-            logger.error("{}", fault)
-
 
 def _key(recipient: Recipient) -> Key:
     return recipient.message, recipient.number
-
-
-def _silence(plan: MailerPlan) -> float:
-    return max(SILENCE, 2 * plan.retry.cap)
-
-
-def _since(held: Delivery) -> float:
-    """From when its lifetime counts, as far as the message itself is concerned."""
-    recipient, committed = held.recipient, held.message.committed
-    # What a person sends again has its own time.
-    return recipient.date if recipient.edition > 1 or committed is None else committed
 
 
 async def _carried(work: Coroutine[Any, Any, None]) -> None:

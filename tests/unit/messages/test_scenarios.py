@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.mail import Act, MailServer, Script, Then
+from simulators.mail import Act, Answers, MailServer, Script, Then
 from tests.ports import free_port
 from tests.unit.daemons import logged
 from tests.unit.messages.offices import WAV, facts, in_memory, mail_of, office, settle, spoken
@@ -129,8 +129,8 @@ async def test_scenario_10_down_then_greylisted_then_552_then_full_for_six_days(
             assert (600.0, "late", "on") in seen
             tries = (await one(messages, small)).tries
             assert 5 <= tries <= 9  # not five in 25 seconds
-            full = {"RCPT full@site.test": "452 4.2.2 mailbox full"}
-            greylisting = {"RCPT": ["451 4.7.1 greylisted", "250 2.1.5 Ok"]}
+            full: dict[str, Answers] = {"RCPT full@site.test": "452 4.2.2 mailbox full"}
+            greylisting: dict[str, Answers] = {"RCPT": ["451 4.7.1 greylisted", "250 2.1.5 Ok"]}
             async with MailServer(Script(full | greylisting, size=5_000_000), port=port) as server:
                 await pass_until(messages, time, START + 2 * HOUR, seen)
                 assert (await one(messages, small)).state is RecipientState.DELIVERED
