@@ -250,6 +250,7 @@ class Mailer:
         """
         self._more = False
         found = await self._spool.due(now + FAR, HASTENED + len(self._busy))
+        self._ready.clear()  # what is due comes again, among the others by its age
         keys = {_key(one.recipient) for one in found}
         if len(found) < HASTENED:
             self._unreached &= keys
