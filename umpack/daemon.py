@@ -182,10 +182,9 @@ class Daemon:
             last.push_async_callback(self._end_background)
             async with self._reloading:
                 pass  # one that has begun comes to its end; no other will begin
-            logger.info(
-                "stopping: {} calls have {:g} s to end, {} receptions {:g} s",
-                self._calls(), deadline, self._receptions(), longest,
-            )  # fmt: skip
+            logger.info("stopping: {} calls have {:g} s to end", self._calls(), deadline)
+            if many := self._receptions():
+                logger.info("{} of them are receptions and have {:g} s", many, longest)
             left = await self._drain_drivers(deadline, longest)
             logger.info("stopped; {} calls go on in the PBX without umpack", left)
 
@@ -220,7 +219,8 @@ class Daemon:
     async def _drain_drivers(self, grace: float, longest: float) -> int:
         drivers = (*self._drivers.values(), *self._leaving)
         draining = asyncio.gather(*(driver.close(longest) for driver in drivers))
-        enough = asyncio.create_task(self._patience(grace))
+        # Where all have the same time, the drivers' own limit is the one that counts what it cuts.
+        enough = asyncio.create_task(self._patience(grace if grace < longest else _FOREVER))
         hurrying = asyncio.create_task(self._hurrying.wait())
         await asyncio.wait((draining, enough, hurrying), return_when=asyncio.FIRST_COMPLETED)
         enough.cancel()

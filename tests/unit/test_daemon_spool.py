@@ -224,7 +224,7 @@ async def test_receptions_have_a_deadline_too_and_calls_are_not_waited_for(
                 pbx.agi_to("127.0.0.1", port_of(daemon))
                 call = asyncio.create_task(pbx.call("493020001", hold=600.0, brings=machine))
                 await until(lambda: daemon._receptions() == 1)
-        assert any("1 receptions 1 s" in line for line in lines)
+        assert any("1 of them are receptions and have 1 s" in line for line in lines)
         assert any("stopped; 1 calls go on" in line for line in lines)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)

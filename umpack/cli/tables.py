@@ -135,7 +135,7 @@ def status(answer: View) -> None:
     out.print(Text(printable(head, 200), style="bold"), soft_wrap=True)
     for line in (*_warnings(answer), *_alarms(answer)):
         out.print(Text(printable(line, 500), style="red"), soft_wrap=True)
-    if known := answer["messages"]:
+    if known := answer.get("messages"):
         out.print(Text(printable(_messages(known), 500)), soft_wrap=True)
     links = _table("PBX", "id", "link", "since", "agi", "detail")
     for pbx in answer["pbxs"]:
@@ -179,7 +179,7 @@ def _warnings(answer: View) -> Iterator[str]:
 
 
 def _alarms(answer: View) -> Iterator[str]:
-    for alarm in (answer["messages"] or {}).get("alarms", ()):
+    for alarm in (answer.get("messages") or {}).get("alarms", ()):
         lasts = span_of(max(answer["now"] - alarm["since"], 0.0))
         yield f"messages: {alarm['kind']}: {alarm['what']} (for {lasts})"
 
