@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from loguru import logger
 
+from umpack.messages.message import MessageId
 from umpack.messages.reconciliation import Reconciliation
 from umpack.messages.spool_health import SpoolHealth
 
@@ -19,8 +20,8 @@ class Alarm:
     """Something a person should know; `since` in epoch seconds."""
 
     kind: str
-    """late, dead letters, ambiguous, spool, mail system, server, directory, no record, several
-    records."""
+    """late, dead letters, ambiguous, spool, pages, mail system, server, directory, no record,
+    several records."""
     what: str
     since: float
     count: int = 1
@@ -69,6 +70,14 @@ def of_spool(health: SpoolHealth, reserve: int, now: float) -> list[Alarm]:
         words = f"{health.free_bytes // 1_000_000} MB free: calls are refused"
         found.append(Alarm("spool", words, now, about="full"))
     return found
+
+
+def of_pages(wrong: Mapping[MessageId, float]) -> list[Alarm]:
+    """Messages whose engine has counted other pages than are on disk, and since when."""
+    if not wrong:
+        return []
+    words = f"{len(wrong)} received otherwise than they are on disk: {', '.join(wrong)}"
+    return [Alarm("pages", words[:300], min(wrong.values()), len(wrong))]
 
 
 def of_calls(known: Reconciliation | None) -> list[Alarm]:

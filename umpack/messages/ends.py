@@ -58,7 +58,8 @@ class Ends:
             case Refused():
                 self.counts["refused"] += 1
                 logger.error("{}: refused, a dead letter: {}", whose, end.why)
-                await spool.refused(held, now, end.why)
+                # Whoever cannot have it shall know of it, and where it is.
+                await spool.refused(held, now, end.why, note=end.too_large)
             case Deferred():
                 # Not against the message as long as nobody is reached; where each domain has
                 # servers of its own, that is never known.

@@ -29,7 +29,15 @@ from umpack.messages.enclosures import Enclosures
 from umpack.messages.letter import Address
 from umpack.messages.mail_system import Memory
 from umpack.messages.mailer import FAR, Mailer, MailerPlan
-from umpack.messages.message import CallFacts, Decision, EngineFacts, Intent, Message, MessageId
+from umpack.messages.message import (
+    CallFacts,
+    Decision,
+    EngineFacts,
+    Intent,
+    Kind,
+    Message,
+    MessageId,
+)
 from umpack.messages.parts import Parts, in_force, parts_of
 from umpack.messages.reconciliation import (
     WINDOW,
@@ -288,7 +296,7 @@ class Messages:
 
     async def receiving(self) -> Sequence[Message]:
         """All intents that have no end yet."""
-        return await self.spool.receiving()
+        return () if self.closed_by else await self.spool.receiving()
 
     def lost(self, id_: MessageId) -> None:
         """The call's end will not be heard of here: adoption may have what it left."""
@@ -364,6 +372,7 @@ class Messages:
         return [
             *found,
             *alarms.of_spool(health, self.plan.reserve, now),
+            *alarms.of_pages(self.desk.mismatches),
             *alarms.of_others(self._resting(), directories, self.mailer.away_since, now),
             *alarms.of_calls(self.reconciled),
         ]

@@ -106,7 +106,9 @@ def _sources(plan: MessagesPlan) -> tuple[AnyDirectory, ...]:
 
 def _composer(plan: MessagesPlan) -> Composer:
     zone: tzinfo = ZoneInfo(plan.timezone) if plan.timezone else _local()
-    mail = MailPlan(Address(plan.sender), plan.sender_name, zone, plan.language, plan.bounce_keys)
+    mail = MailPlan(
+        Address(plan.sender), plan.sender_name, zone, plan.language, plan.bounce_keys, plan.keep
+    )
     return Composer(mail, read_languages(plan.texts))
 
 
