@@ -137,7 +137,13 @@ async def test_scenario_10_down_then_greylisted_then_552_then_full_for_six_days(
                 refused = await one(messages, huge)
                 assert refused.state is RecipientState.DEAD_LETTER
                 assert "are more than the 5,000,000 it takes" in refused.why
-                assert [one.message_id for one in server.accepted] == [small.message_id]
+                # The addressee is told of what cannot come to him, under an id of its own.
+                note = (await messages.spool.message(huge.id)).recipients[1]
+                assert note.state is RecipientState.DELIVERED
+                assert {one.message_id for one in server.accepted} == {
+                    small.message_id, note.message_id
+                }  # fmt: skip
+                assert note.message_id != huge.message_id
                 kinds = {kind for _, kind, _ in seen}
                 assert kinds == {"late", "server", "dead letters"}
 
@@ -164,9 +170,9 @@ async def test_scenario_10_down_then_greylisted_then_552_then_full_for_six_days(
                     await messages.decide(message.id, "eva", Decision.RETRY)
                 await pass_until(messages, time, time.now + HOUR, seen)
                 assert {one.message_id for one in server.accepted} == {
-                    small.message_id, huge.message_id, quota.message_id
+                    small.message_id, note.message_id, huge.message_id, quota.message_id
                 }  # fmt: skip
-                assert len(server.accepted) == 3
+                assert len(server.accepted) == 4
                 assert (await messages.look()).alarms == ()
 
 
