@@ -232,9 +232,9 @@ async def test_receptions_have_a_deadline_too_and_calls_are_not_waited_for(
 
 def test_the_drain_of_receptions_is_configured(tmp_path: Path) -> None:
     file = tmp_path / "u.yaml"
-    file.write_text(SITE)
+    file.write_text(text())
     assert load(file).drain_receptions == 1800.0
-    file.write_text(SITE.replace("{deadline: 5s}", "{deadline: 5s, receptions: 10m}"))
+    file.write_text(text().replace("{deadline: 5s}", "{deadline: 5s, receptions: 10m}"))
     assert load(file).drain_receptions == 600.0
 
 
