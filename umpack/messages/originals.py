@@ -4,8 +4,9 @@
     messages/YYYY/MM/ID/        the original and whatever is made of it
 
 The engine runs as another user. `receiving` therefore hands its group down (setgid), reservations
-are writable for it, and nothing found there is trusted: only regular files are opened, never
-through a link, and none is ever written to, replaced or deleted here unless it is empty.
+are writable for it until their commit, and nothing found there is trusted: only regular files are
+opened, never through a link, and none is ever written to, replaced or deleted here unless it is
+empty.
 """
 
 from __future__ import annotations
@@ -215,6 +216,10 @@ def _synced(path: Path) -> tuple[int, str] | None:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
             return None
+        # The engine's group wrote it and has no business with it any more. What the engine made
+        # by itself is its own, and stays as it is.
+        with suppress(PermissionError):
+            os.fchmod(file.fileno(), 0o640)
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return os.fstat(file.fileno()).st_size, digest
