@@ -24,6 +24,7 @@ from tests.unit.daemons import (
     text,
     until,
 )
+from umpack.config.mail import Messages as MessagesTable
 from umpack.daemon import _STILL
 from umpack.systemd import Notifier
 from umpack.web.client import ControlRefused
@@ -200,3 +201,16 @@ def test_the_unit_asks_for_what_the_daemon_does() -> None:
     )  # fmt: skip
     # A deaf daemon is found after _STILL, and has to be silent for the whole limit then.
     assert int(service["WatchdogSec"]) > 4 * _STILL
+
+
+def test_the_unit_lets_umpack_and_asterisk_at_the_spool() -> None:
+    text = (ROOT / "etc" / "systemd" / "umpack.service").read_text()
+    lines = text.splitlines()
+    spool = MessagesTable.model_fields["spool"].default
+    assert "ProtectSystem=strict" in lines  # nothing may be written but what is named
+    # Made by root before the name space is: what is missing then cannot be written to later.
+    assert f"ExecStartPre=+/usr/bin/install -d -o umpack -g umpack -m 0750 {spool}" in lines
+    assert f"ReadWritePaths=-{spool}" in lines
+    assert {"User=umpack", "Group=umpack"} < set(lines)
+    assert "UMask" not in text  # reservations are made writable for the group by themselves
+    assert "usermod --append --groups umpack asterisk" in text
