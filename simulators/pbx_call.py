@@ -38,6 +38,7 @@ class CallResult:
     caller on a line; `cause` the Q.850 cause he was released with. `served_by` is the device that
     answered (`PJSIP/um1`, `DAHDI/17`). `setup` is in real seconds, up to the answer or the refusal.
     `rang` tells whether he heard ringing before: a 180, or an ALERTING.
+    `written` is what an engine of the PBX wrote into a file for umpack, if it did.
     """
 
     agi_status: AgiStatus
@@ -48,6 +49,7 @@ class CallResult:
     served_by: str | None
     setup: float
     rang: bool = False
+    written: bytes = b""
 
 
 class PbxCall:
@@ -120,13 +122,17 @@ class PbxCall:
             served_by=self._served_by,
             setup=(self._answered_at if self._answered_at is not None else ended) - channel.born,
             rang=self._rang,
+            written=self.reception.written,
         )
 
     def cut_short(self) -> CallResult:
         """What was known of a call when the PBX died under it."""
         answered = self._answered_at is not None
         dialled = tuple(self._dialled)
-        return CallResult(AgiStatus.HANGUP, 0, None, answered, dialled, self._served_by, 0.0)
+        written = self.reception.written
+        return CallResult(
+            AgiStatus.HANGUP, 0, None, answered, dialled, self._served_by, 0.0, written
+        )
 
     # --- the dialplan --------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ class CallReception:
         self._call = call
         self._engine = engine
         self._brought = brought
+        self.written = b""
+        """What is in the call's file by now."""
         self._handlers: list[str] = []
 
     def handle(self, name: str, value: str) -> None:
@@ -113,9 +115,9 @@ class CallReception:
         took = await self.pause(machine.seconds if machine else T1)
         whole = machine is not None and took >= machine.seconds
         if machine is not None and whole:
-            await asyncio.to_thread(Path(path).write_bytes, machine.tiff)
+            await self._write(path, machine.tiff)
         elif machine is not None and machine.confirmed:
-            await asyncio.to_thread(Path(path).write_bytes, machine.confirmed)
+            await self._write(path, machine.confirmed)
         pages = 0 if machine is None else machine.pages if whole else machine.confirmed_pages
         error = "" if whole else "HANGUP" if call.gone else "TIMEOUT"
         words = "OK" if whole else "The call dropped prematurely" if call.gone else "Timed out"
@@ -154,11 +156,15 @@ class CallReception:
         seconds = min(speech, took)
         sound = brought.wav if isinstance(brought, Speaker) else b"RIFF".ljust(_WAV_HEAD, b"\0")
         sound = sound[: _WAV_HEAD + 2 * round(seconds * _RATE)]
-        await asyncio.to_thread(Path(f"{path}.{suffix}").write_bytes, sound)
+        await self._write(f"{path}.{suffix}", sound)
         samples = round(seconds * _RATE)
         if self._call.gone:
             return f"200 result=-1 (hangup) endpos={samples}"
         return f"200 result=0 (timeout) endpos={samples}"
+
+    async def _write(self, path: str, content: bytes) -> None:
+        await asyncio.to_thread(Path(path).write_bytes, content)
+        self.written = content
 
     def variable(self, name: str, arguments: str, variables: dict[str, str]) -> str | None:
         """A function of fax or tone detection; None if it is none of these."""
