@@ -68,6 +68,10 @@ JOBS: Final[Mapping[str, Job]] = {
     "journal": Job("bench_journal", (), (), 60),
     "pbx": Job("bench_pbx", ("--json",), ("--quick",), 240),
     "failover": Job("bench_failover", ("--json",), ("--quick",), 300),
+    "reception": Job("bench_reception", ("--json",), ("--quick",), 180),
+    "messages": Job("bench_messages", ("--json",), ("--quick",), 600),
+    "mail": Job("bench_mail", ("--json",), ("--quick",), 120),
+    "spool": Job("bench_spool", ("--json",), ("--quick",), 180),
 }
 FIGURES: Final[Sequence[Figure]] = (
     *(
@@ -129,6 +133,26 @@ FIGURES: Final[Sequence[Figure]] = (
                    at_most=most[2] if most else None),
         )
     ),
+    Figure("reception", "fax of 3 pages: end to committed, p50 ms", ("p50_ms",)),
+    Figure("reception", "the same, p95 ms", ("p95_ms",), at_most=20.0),
+    Figure("reception", "the same to a bare commit's", ("p95_ms",), ("ratio",)),
+    Figure("messages", "voice: committed and delivered/s", ("voice",), at_least=100.0),
+    Figure("messages", "voice to the spool alone", ("voice",), ("ratio",)),
+    Figure("messages", "faxes of 3 pages: converted and delivered/s", ("fax",)),
+    Figure(
+        "messages", "memory at the last message to a tenth of them",
+        ("memory_growth",), at_most=1.1,
+    ),
+    *(
+        Figure("mail", f"mails/s to a bare client, {n} at once",
+               (f"connections {n}", "messages_per_s"), (f"connections {n}", "ratio"))
+        for n in (1, 4, 16)
+    ),
+    Figure("spool", "spool alone, 10/s: commit p95 ms", ("commit_ms_p95",), at_most=20.0),
+    Figure("spool", "the same to a bare commit", ("commit_ms_p95",), ("ratio",)),
+    Figure("spool", "committed/s, 30 at once", ("committed_per_s",)),
+    Figure("spool", "committed, claimed and ended/s", ("delivered_per_s",), at_least=100.0),
+    Figure("spool", "memory at the last to a tenth of them", ("memory_growth",), at_most=1.1),
 )  # fmt: skip
 
 
