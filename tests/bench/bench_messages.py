@@ -32,11 +32,21 @@ from umpack.messages.spool import Spool
 AT_ONCE = 30
 SECONDS = 6
 """Of speech: 96 kB, as three pages of fax."""
-WAV = (
-    b"RIFF" + (36 + SECONDS * 16000).to_bytes(4, "little") + b"WAVEfmt "
-    + (16).to_bytes(4, "little") + bytes.fromhex("01000100401f0000803e000002001000") + b"data"
-    + (SECONDS * 16000).to_bytes(4, "little") + os.urandom(SECONDS * 16000)
-)  # fmt: skip
+
+
+def wav(seconds: float) -> bytes:
+    """A whole one, of noise: 8 kHz, 16 bit."""
+    size = round(seconds * 16000)
+    return (
+        b"RIFF" + (36 + size).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+        + bytes.fromhex("01000100401f0000803e000002001000") + b"data" + size.to_bytes(4, "little")
+        + os.urandom(size)
+    )  # fmt: skip
+
+
+WAV = wav(SECONDS)
+SHORT = wav(0.125)
+"""For many. Whole, too: a caller who was told of a broken message is remembered for two hours."""
 
 
 def resident() -> int:
@@ -124,7 +134,7 @@ async def measure(directory: Path, port: int, *, quick: bool) -> dict[str, Any]:
     found["fax"] = await flow(faxes, 20 if quick else 60, pages, Kind.FAX)
     tenths: list[int] = []
     many = plan(directory / "many", port, **wide)
-    await flow(many, 1000 if quick else 10_000, WAV[:2044], Kind.VOICE, tenths)
+    await flow(many, 1000 if quick else 10_000, SHORT, Kind.VOICE, tenths)
     found["memory"] = tenths
     # The first tenth is 1,000 of 10,000: all that is loaded once has been loaded by then.
     found["memory_growth"] = tenths[-1] / tenths[0]
