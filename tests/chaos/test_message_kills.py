@@ -34,7 +34,7 @@ from simulators.asterisk import PbxPlan, SimulatedAsterisk
 from simulators.mail import DOT, Act, MailServer, Script, Then
 from simulators.pbx_call import CallResult
 from simulators.pbx_reception import Brought, FaxMachine, Speaker
-from tests.pbx.lab import free_port
+from tests.ports import free_port
 from tests.unit.daemons import ROOT, text, until
 from tests.unit.messages.fax_files import Sheet, fax, picture, shown
 from tests.unit.messages.offices import TEXTS, attached, in_memory, mail_of, settle
