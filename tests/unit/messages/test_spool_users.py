@@ -109,7 +109,7 @@ def main(directory: Path) -> dict[str, Any]:
             message = store.commit(intent.id, EngineFacts("SUCCESS", pages=1))
             assert message.original is not None
             content = (spool / message.original.file).read_bytes()
-            return [message.state.value, content == pages(1)]
+            return [message.state.value, content == pages(1), message.original.file]
 
     def hold_open() -> str:
         with open(left_open, "wb", buffering=0) as file:
@@ -131,7 +131,7 @@ def main(directory: Path) -> dict[str, Any]:
         )
         found["engine"] = run_as(ASTERISK, [UMPACK], lambda: engine_writes(path, 1))
         tell(to_umpack[1], "commit")
-        found["received"] = received()
+        *found["received"], file = received()
     stray = spool / "receiving" / "stray.tif"
     with child(ASTERISK, [UMPACK], hold_open) as held:
         listen(from_engine[0])
@@ -141,7 +141,7 @@ def main(directory: Path) -> dict[str, Any]:
     run_as(ASTERISK, [UMPACK], lambda: engine_writes(str(stray), STRAY))
     found["group of a new file"] = stray.stat().st_gid
     found["adopted afterwards"] = run_as(UMPACK, [], adopt)
-    original = next((spool / "messages").rglob("original.tif"))
+    original = spool / file
     for who, groups in (ASTERISK, [UMPACK]), (STRANGER, [STRANGER]):
         found[f"{who} changes"] = run_as(
             who, groups, lambda: attempt(lambda: original.write_bytes(b""))
