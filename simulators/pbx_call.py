@@ -131,7 +131,7 @@ class PbxCall:
         dialled = tuple(self._dialled)
         written = self.reception.written
         return CallResult(
-            AgiStatus.HANGUP, 0, None, answered, dialled, self._served_by, 0.0, written
+            AgiStatus.HANGUP, 0, None, answered, dialled, self._served_by, 0.0, written=written
         )
 
     # --- the dialplan --------------------------------------------------------------------------
