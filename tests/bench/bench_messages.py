@@ -45,7 +45,7 @@ def wav(seconds: float) -> bytes:
 
 
 WAV = wav(SECONDS)
-SHORT = wav(0.125)
+SHORT = wav(1.25)
 """For many. Whole, too: a caller who was told of a broken message is remembered for two hours."""
 
 

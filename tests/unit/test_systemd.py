@@ -24,7 +24,7 @@ from tests.unit.daemons import (
     text,
     until,
 )
-from umpack.config.mail import Messages as MessagesTable
+from umpack.config.mail_tables import Messages as MessagesTable
 from umpack.daemon import _STILL
 from umpack.systemd import Notifier
 from umpack.web.client import ControlRefused
