@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from binascii import b2a_base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -19,7 +20,7 @@ from email.utils import format_datetime
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
-from umpack.core.errors import ConfigError
+from umpack.core.errors import ConfigError, OurFault
 from umpack.messages import texts
 from umpack.messages.directory import Attach, Mailbox
 from umpack.messages.document import FlawKind, flaws_of
@@ -130,15 +131,16 @@ class Composer:
         mail["Subject"] = texts.line(templates.subject(f"subject {section}", subject), 200)
         self._head(mail, message, recipient)
         _set_text(mail, templates.body(f"body {section}", facts))
-        for attachment in attachments:
-            _attach(mail, attachment)
+        boundary = _boundary(recipient)
+        for number, attachment in enumerate(attachments):
+            _attach(mail, attachment, _place(boundary, number))
         if attachments:
             mail["X-AttachmentOrder"] = ";".join(attachment.name for attachment in attachments)
-            mail.set_boundary(_boundary(recipient))
+            mail.set_boundary(boundary)
         # Last, as headers that begin with Content- go with the text when files are attached.
         mail["Content-Class"] = "fax" if message.call.kind is Kind.FAX else "voice-ca"
         sender = self.bounce_address(message, recipient)
-        body = mail.as_bytes()
+        body = _filled(mail.as_bytes(), boundary, attachments)
         return Letter(recipient.message_id, sender, (Address(recipient.address),), body)
 
     def bounce_address(self, message: Message, recipient: Recipient) -> Address:
@@ -281,14 +283,35 @@ def _numbered(attachments: Iterable[_Attachment]) -> list[_Attachment]:
     return list(found.values())
 
 
-def _attach(mail: EmailMessage, attachment: _Attachment) -> None:
+def _attach(mail: EmailMessage, attachment: _Attachment, place: str) -> None:
+    """Attach it with `place` for its data, which `_filled` puts there: the generator of `email`
+    would take the base64 text apart line by line, for longer than all the rest takes (measured: 6
+    of 9 ms for a recording of 6 s)."""
     main, _, sub = attachment.type.partition("/")
-    mail.add_attachment(attachment.data, maintype=main, subtype=sub, filename=attachment.name)
+    mail.add_attachment(b"", maintype=main, subtype=sub, filename=attachment.name)
     part: MIMEPart = list(mail.iter_attachments())[-1]
+    part.set_payload(f"{place}\n")
     if sub == "tiff":
         part.set_param("application", "faxbw")  # RFC 3302
     if attachment.seconds is not None:
         part["Content-Duration"] = str(round(attachment.seconds))  # RFC 3803
+
+
+def _place(boundary: str, number: int) -> str:
+    # As little to be found in a text as the boundary itself, and no boundary (RFC 2046 5.1.1).
+    return f"{boundary}.{number}"
+
+
+def _filled(mail: bytes, boundary: str, attachments: Sequence[_Attachment]) -> bytes:
+    """The mail with its attachments, in lines of 76 (RFC 2045 6.8)."""
+    parts = []
+    for number, attachment in enumerate(attachments):
+        before, found, mail = mail.partition(f"{_place(boundary, number)}\r\n".encode())
+        if not found:
+            raise OurFault(f"no place for attachment {number + 1} of a mail")
+        text = b2a_base64(attachment.data, newline=False)
+        parts += [before, *(text[at : at + 76] + b"\r\n" for at in range(0, len(text), 76))]
+    return b"".join((*parts, mail))
 
 
 def _set_text(mail: EmailMessage, body: str) -> None:
