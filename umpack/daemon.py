@@ -31,6 +31,7 @@ from umpack.core.distributor import Distributor
 from umpack.core.errors import OurFault
 from umpack.core.health_states import HealthChange
 from umpack.core.trunk import PbxId
+from umpack.guard import Guard
 from umpack.log import LogOutput
 from umpack.mailroom import messages_of
 from umpack.operator import Operator
@@ -68,6 +69,7 @@ class Daemon:
         *,
         notifier: Notifier | None = None,
         log: LogOutput | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.configuration = configuration
         self.distributor = Distributor()
@@ -77,6 +79,7 @@ class Daemon:
         self._path = path
         self._notifier = notifier or Notifier({})
         self._log = log
+        self._guard = guard
         self._records = Records(self.distributor, self.node, configuration.journal)
         self.operator = Operator(self.distributor, self._records)
         self.messages = messages_of(
@@ -159,6 +162,8 @@ class Daemon:
         if self._notifier.listening:
             beat = pulse.beat(self._notifier, self._listeners, self._status_line)
             self._watch(beat, "pulse", vital=True)
+        if self._guard:
+            self._watch(self._guard.beat(), "guard", vital=True)
         self._notifier.ready()
         logger.info("umpack {} on {} is up: {!r}", VERSION, self.node, self)
         return self

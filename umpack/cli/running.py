@@ -54,11 +54,14 @@ def run(
 async def _run(configuration: Configuration, file: Path, log: LogOutput, *, simulate: bool) -> None:
     # Here and not above: no other command has to load drivers and simulators.
     from umpack.daemon import Daemon
+    from umpack.guard import Guard
 
-    daemon = Daemon(configuration, file, notifier=Notifier(os.environ), log=log)
+    notifier = Notifier(os.environ)
     if not simulate:
-        await daemon.run()
+        with Guard() as guard:
+            await Daemon(configuration, file, notifier=notifier, log=log, guard=guard).run()
         return
+    daemon = Daemon(configuration, file, notifier=notifier, log=log)
     from simulators.site import SimulatedSite
 
     async with SimulatedSite(configuration) as site:
