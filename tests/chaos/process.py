@@ -68,10 +68,10 @@ class Umpack:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
-        """Let it go on."""
+    def wait_ended(self, seconds: float) -> None:
+        """Wait until its guard has ended it; TimeoutExpired if it does not."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        assert self._process.wait(seconds) == -signal.SIGKILL
 
     def status(self) -> Any:
         """What it says of itself; None while it does not answer."""
@@ -79,6 +79,14 @@ class Umpack:
             return self._client.get("/v1/status")
         except PeerFault:
             return None
+
+    def living(self) -> Any:
+        """The calls that hold a channel now."""
+        return self._client.get("/v1/calls", state="living")
+
+    def ended(self, count: int) -> Any:
+        """Up to so many calls from its journal, of all its lives."""
+        return self._client.get("/v1/calls", limit=str(count))
 
     def wait_up(self, seconds: float = 20.0) -> Any:
         """Wait until its link is up, and give its status then."""

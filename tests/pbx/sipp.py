@@ -304,11 +304,10 @@ class Callers(Sipp):
 
     def results(self) -> list[CallerResult]:
         """The calls so far; those of which nothing was heard are not among them."""
-        events = self.events()
-        return [
-            _result(call, [event for event in events if event.call == call])
-            for call in sorted({event.call for event in events})
-        ]
+        of_call: dict[int, list[Event]] = {}
+        for event in self.events():
+            of_call.setdefault(event.call, []).append(event)
+        return [_result(call, events) for call, events in sorted(of_call.items())]
 
 
 def finals(results: Sequence[CallerResult]) -> Counter[int | None]:

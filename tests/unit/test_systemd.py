@@ -165,9 +165,7 @@ async def test_a_frozen_daemon_is_silent_until_it_thaws(
     async with program(tmp_path, text(), **systemd_of) as daemon:
         await until_heard(systemd, "WATCHDOG=1")
         # The guard, its only child, would end it: here it stands still as well.
-        pid = daemon.process.pid
-        (guard,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        os.kill(int(guard), signal.SIGSTOP)
+        os.kill(only_child_of(daemon.process.pid), signal.SIGSTOP)
         daemon.process.send_signal(signal.SIGSTOP)
         await until(lambda: state_of(daemon.process.pid) == "T")
         heard(systemd)
@@ -181,6 +179,11 @@ async def test_a_frozen_daemon_is_silent_until_it_thaws(
 def state_of(pid: int) -> str:
     """T for stopped (proc(5))."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def only_child_of(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
 
 
 async def test_a_loop_that_is_blocked_starves_the_watchdog(

@@ -1,0 +1,118 @@
+"""Asterisk is killed 10 times under a running umpack, in a storm of calls that never stops.
+
+Callers do not notice that it is dead but by its silence: they go on calling, and what they sent
+while it was away comes again (RFC 3261 17.1.1.2). It is timed, so it is of the group in which one
+storm runs at a time (see conftest.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from tests.chaos.test_kills import KILLS, enough, site
+from tests.pbx.beside import until
+from tests.pbx.lab import Lab
+from tests.pbx.sipp import Caller
+from tests.pbx.storm import UmServer, daemon_beside, linked, placed
+from umpack import clock
+from umpack.core.calls import Ending
+
+PBX_KILLS = max(2, KILLS // 10)
+
+pytestmark = [
+    pytest.mark.pbx,
+    pytest.mark.timeout(900 + 60 * PBX_KILLS),  # the first run builds the root
+    pytest.mark.xdist_group("pbx-storms"),
+]
+
+RATE, HOLD_MS, CHANNELS = 20, 2000, 30
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One life of Asterisk: from when umpack had its link to when it was killed (epoch)."""
+
+    began: float
+    killed: float
+    holders: frozenset[str]
+    """Calls that held a channel when it was killed."""
+
+
+class TestAsteriskKilled:
+    async def test_all_leases_end_and_umpack_goes_on(
+        self, lab: Lab, servers: list[UmServer], stack: ExitStack, tmp_path: Path
+    ) -> None:
+        seed = random.SystemRandom().randrange(2**32)
+        print(f"\nseed {seed}")
+        rng = random.Random(seed)
+        lines: list[str] = []
+        sink = logger.add(lines.append, level="WARNING", format="{level} {message}")
+        stack.callback(logger.remove, sink)
+        lives: list[Life] = []
+        ended_in, linked_in = [], []
+        async with daemon_beside(lab, site(CHANNELS), tmp_path) as daemon:
+            ledger = daemon.distributor.ledger
+            caller = Caller("100", count=100_000, rate=RATE, hold_ms=HOLD_MS)
+            callers = stack.enter_context(await asyncio.to_thread(caller.start, lab.sip_port, 3600))
+            for _ in range(PBX_KILLS):
+                began = clock.wall()
+                # Calls get channels again, from the first moment or at a storm's height.
+                await until(lambda: len(ledger) >= 5, 40.0)
+                await asyncio.sleep(rng.uniform(0.0, 4.0))
+                holders = {offer.call.id for offer in daemon.distributor.calls}
+                killed = clock.wall()
+                await asyncio.to_thread(lab.kill)
+                await until(lambda: len(ledger) == 0, 5.0)
+                ended_in.append(clock.wall() - killed)
+                await until(lambda: not linked(daemon), 5.0)
+                lives.append(Life(began, killed, frozenset(holders)))
+                await asyncio.sleep(rng.uniform(0.0, 1.0))
+                await asyncio.to_thread(lab.start)
+                booted = clock.wall()
+                # A link that does not last is retried ever later, up to 30 s.
+                await until(lambda: linked(daemon), 40.0)
+                linked_in.append(clock.wall() - booted)
+            last = clock.wall()
+            await until(lambda: len(ledger) >= RATE * HOLD_MS / 2000, 40.0)
+            enough(callers)
+            assert await asyncio.to_thread(callers.ended, 120.0)
+            await until(lambda: len(ledger) == 0, 20.0)
+            records = {call["id"]: call for call in await daemon.ended_calls(100_000)}
+        calls = placed(callers)
+        endings = Counter(record["ending"] for record in records.values())
+        print(
+            f"{PBX_KILLS} kills of Asterisk, {len(calls)} calls, {endings}; "
+            f"{sum(len(life.holders) for life in lives)} leases ended within {max(ended_in):.2f} s,"
+            f" link up {max(linked_in):.1f} s after the boot at most"
+        )
+        # It is told of: each time the link was reported down, and what the calls came to.
+        assert sum("pbx main: link down" in line for line in lines) >= PBX_KILLS
+        # All that held a channel has ended with its Asterisk, and was written down.
+        for life in lives:
+            assert life.holders
+            missing = life.holders - records.keys()
+            assert missing == set()
+            assert all(records[id_]["ended"] < life.killed + 5.0 for id_ in life.holders)
+        # Calls that came after it was back got channels from umpack, and lived on.
+        for began, until_ in [
+            *((life.began, life.killed) for life in lives[1:]),
+            (last, clock.wall()),
+        ]:
+            assert any(
+                began <= record["offered"] < until_ and record["channel"]
+                for record in records.values()
+            )
+        after = [call for call in calls if call.sent >= last]
+        assert len(after) >= RATE * HOLD_MS / 2000
+        assert {(call.result.final, call.result.end) for call in after} == {(200, "hangup-local")}
+        # Nothing has leaked.
+        assert not any("has leaked" in line for line in lines)
+        assert set(endings) <= {Ending.CONNECTED.value, Ending.ABANDONED.value}
