@@ -37,7 +37,7 @@ from umpack.daemon import Daemon
 pytestmark = [
     pytest.mark.pbx,
     pytest.mark.timeout(900),  # the first run builds the root
-    pytest.mark.xdist_group("pbx-chaos"),
+    pytest.mark.xdist_group("pbx-storms"),  # it looks at waits: no storm beside it
 ]
 
 RATE = 10

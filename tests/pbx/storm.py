@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -141,16 +140,6 @@ def lost(calls: Iterable[Placed], own: int | None = None) -> list[Placed]:
 def slower(calls: Iterable[Placed], seconds: float) -> list[float]:
     """Waits above `seconds`, longest first."""
     return sorted((call.wait for call in calls if call.wait > seconds), reverse=True)
-
-
-def shares(servers: Sequence[UmServer], since: float, until_: float) -> Counter[int]:
-    """Calls answered by each server's port, of those offered between two times (epoch)."""
-    return Counter(
-        call.port
-        for server in servers
-        for call in server.calls()
-        if since <= call.at < until_ and call.answered
-    )
 
 
 def _most_at_once(events: Sequence[Event]) -> int:
