@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,12 @@ from loguru import logger
 from tests.chaos.test_kills import KILLS, enough, site
 from tests.pbx.beside import until
 from tests.pbx.lab import Lab
-from tests.pbx.sipp import Caller
-from tests.pbx.storm import UmServer, daemon_beside, linked, placed
+from tests.pbx.sipp import Caller, Callers
+from tests.pbx.storm import UmServer, daemon_beside, linked, lost, placed
 from umpack import clock
 from umpack.core.calls import Ending
+from umpack.core.ledger import Ledger
+from umpack.core.offer import Offer
 
 PBX_KILLS = max(2, KILLS // 10)
 
@@ -33,7 +36,11 @@ pytestmark = [
     pytest.mark.xdist_group("pbx-storms"),
 ]
 
-RATE, HOLD_MS, CHANNELS = 20, 2000, 30
+RATE, HOLD_MS = 20, 2000
+CHANNELS = 100
+"""Room for all who called while it was away: they come at once when it is back."""
+SOON = 10.0
+"""Seconds; generous, as what is asked for takes none on an idle machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,22 @@ class Life:
     began: float
     killed: float
     holders: frozenset[str]
-    """Calls that held a channel when it was killed."""
+    """Calls that umpack had given a channel when it was killed."""
+
+
+def all_since(ledger: Ledger[Offer], moment: float) -> bool:
+    return all(lease.since > moment for lease in ledger)
+
+
+async def answered_since(callers: Callers, moment: float, count: int) -> None:
+    """Wait until so many calls of those sent after a moment (epoch) were answered. What comes to
+    the PBX first was sent while it was away."""
+    async with asyncio.timeout(60.0):
+        while True:
+            calls = await asyncio.to_thread(placed, callers)
+            if sum(call.sent >= moment and call.result.final == 200 for call in calls) >= count:
+                return
+            await asyncio.sleep(0.5)
 
 
 class TestAsteriskKilled:
@@ -67,12 +89,13 @@ class TestAsteriskKilled:
                 # Calls get channels again, from the first moment or at a storm's height.
                 await until(lambda: len(ledger) >= 5, 40.0)
                 await asyncio.sleep(rng.uniform(0.0, 4.0))
-                holders = {offer.call.id for offer in daemon.distributor.calls}
+                holders = {lease.holder.call.id for lease in ledger if lease.pack}
                 killed = clock.wall()
                 await asyncio.to_thread(lab.kill)
-                await until(lambda: len(ledger) == 0, 5.0)
+                # Adopted ones have no connection that tells: they end with the first list.
+                await until(lambda: all(lease.pack is None for lease in ledger), SOON)
                 ended_in.append(clock.wall() - killed)
-                await until(lambda: not linked(daemon), 5.0)
+                await until(lambda: not linked(daemon), SOON)
                 lives.append(Life(began, killed, frozenset(holders)))
                 await asyncio.sleep(rng.uniform(0.0, 1.0))
                 await asyncio.to_thread(lab.start)
@@ -80,9 +103,9 @@ class TestAsteriskKilled:
                 # A link that does not last is retried ever later, up to 30 s.
                 await until(lambda: linked(daemon), 40.0)
                 linked_in.append(clock.wall() - booted)
+                await until(partial(all_since, ledger, killed), SOON)
             last = clock.wall()
-            core = daemon.distributor
-            await until(lambda: sum(offer.offered > last for offer in core.calls) >= RATE, 40.0)
+            await answered_since(callers, last, RATE)
             enough(callers)
             await until(lambda: len(ledger) == 0, 40.0)
             await asyncio.to_thread(lab.wait_channels, 0, 40.0)
@@ -102,7 +125,7 @@ class TestAsteriskKilled:
             assert life.holders
             missing = life.holders - records.keys()
             assert missing == set()
-            assert all(records[id_]["ended"] < life.killed + 5.0 for id_ in life.holders)
+            assert all(records[id_]["ended"] < life.killed + SOON for id_ in life.holders)
         # Calls that came after it was back got channels from umpack, and lived on.
         for began, until_ in [
             *((life.began, life.killed) for life in lives[1:]),
@@ -114,7 +137,7 @@ class TestAsteriskKilled:
             )
         after = [call for call in calls if call.sent >= last]
         assert len(after) >= RATE
-        assert {(call.result.final, call.result.end) for call in after} == {(200, "hangup-local")}
+        assert lost(after) == []
         # Nothing has leaked.
         assert not any("has leaked" in line for line in lines)
-        assert set(endings) <= {Ending.CONNECTED.value, Ending.ABANDONED.value}
+        assert Ending.LEAKED.value not in endings

@@ -83,7 +83,7 @@ class Lives:
             self.young += 1
             time.sleep(self._rng.uniform(0.0, self._start))
             return
-        self._umpack.wait_up()
+        self._umpack.wait_up(60.0)
         up = clock.monotonic()
         self._start = up - began
         end = up + self._rng.uniform(0.0, 2.0)
@@ -127,7 +127,7 @@ class TestUmpackKilled:
         enough(callers)
         assert callers.ended(60.0)
         calls = placed(callers)
-        umpack.wait_up()
+        umpack.wait_up(60.0)
         lab.wait_channels(0)
         alone = messages(lab).count("umpack is away")
         print(
@@ -159,8 +159,8 @@ class TestUmpackKilled:
         self, lab: Lab, servers: list[UmServer], stack: ExitStack, tmp_path: Path
     ) -> None:
         umpack = stack.enter_context(Umpack(lab, site(3), tmp_path))
-        first = Caller("100", count=10, rate=40, hold_ms=9000)
-        held = stack.enter_context(first.start(lab.sip_port, 40))
+        first = Caller("100", count=10, rate=40, hold_ms=30_000)
+        held = stack.enter_context(first.start(lab.sip_port, 60))
         umpack.wait_calls(10, 5.0)
         umpack.kill()
         umpack.start()

@@ -22,7 +22,7 @@ from umpack.daemon import Daemon
 from umpack.dialplan import dialplan
 
 SERVERS = ("um1", "um2", "um3", "um4")
-LIFE_SECONDS = 600
+LIFE_SECONDS = 3600
 
 HEAD = """
 pbx:
@@ -121,9 +121,10 @@ class Placed:
 
 
 def placed(callers: Callers) -> list[Placed]:
-    """The calls of callers that have ended, in order."""
+    """The calls of callers, in order. Of those that run, the last lines may be half written."""
     sent = {event.call: event.at for event in callers.events() if event.step == "invite"}
-    return [Placed(sent[result.call], result) for result in callers.results()]
+    results = callers.results()
+    return [Placed(sent[result.call], result) for result in results if result.call in sent]
 
 
 def lost(calls: Iterable[Placed], own: int | None = None) -> list[Placed]:

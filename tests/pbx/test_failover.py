@@ -64,8 +64,9 @@ health: {{eject_base: 3s, eject_cap: 3s, jitter: 0, suspect_rest: 2s, slow_start
 """
 IN_BLOCKS = SITE.replace(" interleave: true,", "")
 """All of a server's channels in a row: its death meets call after call while it has its turn."""
-PATIENCE = 0.2
-"""Seconds: the least there is, for servers whose 99th percentile is below a third of it."""
+PATIENCE = 0.3
+"""Seconds: three times a 99th percentile of 0.1 s. Of L calls a second on a server, 1 + L * p99 have
+nothing to warn them (README, "When trunks die"): 3 of the 20 that come to one in its turn."""
 STILL = 0.3
 """Seconds of standing still that make a storm say nothing about a limit of 0.5 s."""
 
@@ -165,9 +166,9 @@ async def learned(lab: Lab, daemon: Daemon) -> None:
     a machine that was busy for a moment has made outliers: more answers outweigh them."""
     health = daemon.distributor.health
     for _ in range(12):
-        before = await place(lab, Caller("100", count=160, rate=40, hold_ms=200))
-        assert lost(before) == []
-        if max(health[TrunkId(name)].trial_timeout for name in SERVERS) <= PATIENCE:
+        await place(lab, Caller("100", count=160, rate=40, hold_ms=200))
+        known = [health[TrunkId(name)] for name in SERVERS]
+        if all(it.state is HealthState.UP and it.trial_timeout <= PATIENCE for it in known):
             return
     raise AssertionError(f"the machine is too busy for this test: {health}")
 
@@ -261,7 +262,7 @@ class TestOneOfFour:
         met = [call for call in found.calls if call.wait > PATIENCE]
         print(f"\nwaited over 1 s: {found.waited()}, {len(met)} met the dead server")
         assert lost(found.calls) == []
-        # Every call of those 0.2 s meets it, but only the first has nothing to warn it.
+        # Every call until it is late meets it, but only the first has nothing to warn it.
         assert 1 <= len(found.waited()) <= 3
         assert all(wait <= 1.5 for wait in found.waited())
         assert HealthState.EJECTED in found.states()
