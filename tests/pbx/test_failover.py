@@ -65,7 +65,7 @@ health: {{eject_base: 3s, eject_cap: 3s, jitter: 0, suspect_rest: 2s, slow_start
 IN_BLOCKS = SITE.replace(" interleave: true,", "")
 """All of a server's channels in a row: its death meets call after call while it has its turn."""
 PATIENCE = 0.3
-"""Seconds: three times a 99th percentile of 0.1 s. Of L calls a second on a server, 1 + L * p99 have
+"""Seconds: three times a 99th percentile of 0.1 s. Of L calls a second on a server 1 + L * p99 have
 nothing to warn them (README, "When trunks die"): 3 of the 20 that come to one in its turn."""
 STILL = 0.3
 """Seconds of standing still that make a storm say nothing about a limit of 0.5 s."""
