@@ -55,14 +55,16 @@ def trunk_of(name: str) -> str:
     return peer if peer in SERVERS else ""
 
 
-def to_be_known(first: Channels, before: Channels, after: Channels, *, asked: bool) -> set[Leg]:
-    """Legs that umpack must hold between `before` and `after`: those that lived when it came up
-    (`first`), and those of calls that came later, if all of them have `asked` umpack. A call that
-    was just hunting by itself when umpack came up may be found a pass later."""
+def to_be_known(
+    old: Channels, first: Channels, before: Channels, after: Channels, *, asked: bool
+) -> set[Leg]:
+    """Legs that umpack must hold between `before` and `after`: those that lived before it was
+    started (`old`), and those of calls that came after it was up (`first`), if all of them have
+    `asked` umpack. A call that was just hunting by itself when it came up is found a pass later."""
     return {
         leg
         for leg in before.legs & after.legs
-        if leg in first.legs or (asked and leg.caller not in first.everyone)
+        if leg in old.legs or (asked and leg.caller not in first.everyone)
     }
 
 
