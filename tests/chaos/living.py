@@ -40,7 +40,7 @@ def channels(lab: Lab) -> Channels:
     rows = [line.split("!") for line in lab.rx("core show channels concise").splitlines()]
     # Callers choose what stands in the middle: only what is left and right of it is counted.
     found = [(row[0], row[4], row[-2], row[-1]) for row in rows if len(row) >= 14]
-    callers = {bridge: id_ for name, _, bridge, id_ in found if not trunk_of(name)}
+    callers = {bridge: id_ for name, _, bridge, id_ in found if bridge and not trunk_of(name)}
     legs = frozenset(
         Leg(id_, trunk_of(name), callers[bridge])
         for name, state, bridge, id_ in found
