@@ -7,7 +7,7 @@ time, so umpack must hold it, on the right trunk and on a slot of its own.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +25,9 @@ class Leg:
     uniqueid: str
     trunk: str
     caller: str
+    where: str = field(compare=False)
+    """Where in the dialplan its caller is: at umpack's AGI step, or hunting without it."""
+    seconds: str = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,9 @@ def channels(lab: Lab) -> Channels:
     rows = [line.split("!") for line in lab.rx("core show channels concise").splitlines()]
     # Callers choose what stands in the middle: only what is left and right of it is counted.
     found = [(row[0], row[4], row[-2], row[-1]) for row in rows if len(row) >= 14]
-    callers = {bridge: id_ for name, _, bridge, id_ in found if bridge and not trunk_of(name)}
+    callers = {row[-2]: row for row in rows if len(row) >= 14 and row[-2] and not trunk_of(row[0])}
     legs = frozenset(
-        Leg(id_, trunk_of(name), callers[bridge])
+        Leg(id_, trunk_of(name), callers[bridge][-1], callers[bridge][1], callers[bridge][-3])
         for name, state, bridge, id_ in found
         if trunk_of(name) and state == "Up" and bridge in callers
     )
