@@ -25,16 +25,19 @@ class Leg:
     uniqueid: str
     trunk: str
     caller: str
-    where: str = field(compare=False)
-    """Where in the dialplan its caller is: at umpack's AGI step, or hunting without it."""
-    seconds: str = field(compare=False)
+    context: str = field(compare=False)
+    """Of the dialplan, where its caller is."""
+
+    @property
+    def is_hunting(self) -> bool:
+        """Whether its caller has dialled it without umpack."""
+        return self.context == "umpack-trunk"
 
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """One look at the PBX: everybody's uniqueid, and the established legs."""
+    """The established legs at one look at the PBX."""
 
-    everyone: frozenset[str]
     legs: frozenset[Leg]
 
 
@@ -45,11 +48,11 @@ def channels(lab: Lab) -> Channels:
     found = [(row[0], row[4], row[-2], row[-1]) for row in rows if len(row) >= 14]
     callers = {row[-2]: row for row in rows if len(row) >= 14 and row[-2] and not trunk_of(row[0])}
     legs = frozenset(
-        Leg(id_, trunk_of(name), callers[bridge][-1], callers[bridge][1], callers[bridge][-3])
+        Leg(id_, trunk_of(name), callers[bridge][-1], callers[bridge][1])
         for name, state, bridge, id_ in found
         if trunk_of(name) and state == "Up" and bridge in callers
     )
-    return Channels(frozenset(id_ for *_, id_ in found), legs)
+    return Channels(legs)
 
 
 def trunk_of(name: str) -> str:
@@ -58,17 +61,17 @@ def trunk_of(name: str) -> str:
     return peer if peer in SERVERS else ""
 
 
-def to_be_known(
-    old: Channels, first: Channels, before: Channels, after: Channels, *, asked: bool
-) -> set[Leg]:
+def to_be_known(old: Channels, before: Channels, after: Channels) -> set[Leg]:
     """Legs that umpack must hold between `before` and `after`: those that lived before it was
-    started (`old`), and those of calls that came after it was up (`first`), if all of them have
-    `asked` umpack. A call that was just hunting by itself when it came up is found a pass later."""
-    return {
-        leg
-        for leg in before.legs & after.legs
-        if leg in old.legs or (asked and leg.caller not in first.everyone)
-    }
+    started (`old`), and all that it has placed itself."""
+    return {leg for leg in before.legs & after.legs if leg in old.legs or not leg.is_hunting}
+
+
+def strays(old: Channels, before: Channels, after: Channels, calls: Collection[Any]) -> int:
+    """Legs that passed umpack by while it came up, and are not known yet: it finds them a pass
+    later."""
+    rest = (before.legs & after.legs) - to_be_known(old, before, after)
+    return len(faults(rest, {"trunks": ()}, calls))
 
 
 def faults(legs: Collection[Leg], status: Mapping[str, Any], calls: Collection[Any]) -> list[str]:
