@@ -144,7 +144,8 @@ class TestUmpackKilled:
             f"{KILLS} kills in {took:.0f} s, {lives.young} of them at the start, {len(calls)} "
             f"calls, {alone} hunted without umpack (silent {messages(lab).count(SILENT)} times), "
             f"{lives.legs} living calls looked for in {lives.compared} lives, "
-            f"{lives.strays} strays, most at once {at_once(servers)}, longest wait {max(call.wait for call in calls):.3f} s"
+            f"{lives.strays} strays, most at once {at_once(servers)}, "
+            f"longest wait {max(call.wait for call in calls):.3f} s"
         )
         # No call is lost, and none that was established is cut.
         assert lost(calls) == []
