@@ -53,6 +53,8 @@ ADOPTED_EVERY = 2.0
 """Seconds between passes; the shorter one while there are adopted calls, whose end nothing else
 tells. (AMI's Hangup would, at the price of two long events for every call for ever.)"""
 
+_AGAIN = 0.5
+"""Seconds from the first pass to the second."""
 _HURRY = 1.0
 """Seconds between passes at least, however much they are wanted."""
 
@@ -331,10 +333,11 @@ class Reconciler:
     async def run(self) -> None:
         """Pass after pass while the link is up, the first one as soon as it is. Never returns."""
         loop = asyncio.get_running_loop()
+        first = True
         while True:
             if not self._ami.version:
                 # Whatever was in the PBX may be gone, and somebody else there in its place.
-                self._memory, self._due = Memory(), 0.0
+                self._memory, self._due, first = Memory(), 0.0, True
                 if self._outage.look(self._now(), self._calls()):
                     self._give_up()
             elif loop.time() >= self._due:
@@ -346,7 +349,9 @@ class Reconciler:
                     logger.warning("pbx {}: not reconciled: {}", self._pbx, printable(str(fault)))
                 except PeerFault as fault:
                     logger.debug("pbx {}: not reconciled: {}", self._pbx, printable(str(fault)))
-                self._due = min(self._due, loop.time() + self.pause)
+                # Calls that asked before we were there are placed by the dialplan meanwhile.
+                pause, first = min(self.pause, _AGAIN) if first else self.pause, False
+                self._due = min(self._due, loop.time() + pause)
             await asyncio.sleep(_POLL)
 
     async def once(self) -> None:
