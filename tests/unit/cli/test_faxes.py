@@ -156,16 +156,6 @@ async def test_without_the_section_nothing_of_it_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "spool").exists()
 
 
-async def test_a_spool_that_is_in_use_keeps_the_daemon_from_starting(tmp_path: Path) -> None:
-    file = tmp_path / "umpack.yaml"
-    file.write_text(text(rest=section(1)))
-    limits = SpoolLimits(reserve_bytes=0)
-    with DiskSpool(tmp_path / "spool", "other", limits=limits):
-        ran = await umpack("run", "--config", os.fspath(file))
-    assert ran.code == 1
-    assert "in use by another umpack" in ran.err
-
-
 SECTION = (
     ("  sender: nobody\n", "messages.sender: not a mailbox: 'nobody'"),
     ("  relay: [x]\n", "messages.relay: unknown key (did you mean relays?)"),

@@ -502,7 +502,8 @@ print(alive, flush=True)
 
 async def test_ten_thousand_idle_connections_stay_and_calls_go_on_beside_them() -> None:
     raise_file_limit()
-    async with running(dial) as run:
+    # Half lines are given up after a while, and to open so many takes a loaded machine longer.
+    async with running(dial, AgiServerLimits(environment=60.0)) as run:
         holder = await asyncio.create_subprocess_exec(
             sys.executable, "-c", HOLDER, str(run.server.port), "10000",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

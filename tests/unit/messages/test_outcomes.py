@@ -71,7 +71,14 @@ def partial(number: int, at: float, hashes: tuple[str, ...] = ("aa",)) -> Messag
             Outcome.FAILED,
         ),
         (
-            message(adopted="x", kind=Kind.VOICE, original=None, document=None, answered=START),
+            message(
+                adopted="x",
+                kind=Kind.VOICE,
+                engine=EngineFacts(),
+                original=None,
+                document=None,
+                answered=START,
+            ),
             Outcome.EMPTY,
         ),
         (message(engine=None), Outcome.INCOMPLETE),
