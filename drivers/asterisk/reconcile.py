@@ -138,7 +138,12 @@ def compare(
             else:
                 kept.add(occupant.uniqueid)
 
-    numbers = {occupant.place for occupant in present}
+    # A leg of another call of ours that has moved there hides no leak.
+    numbers = {
+        occupant.place
+        for occupant in present
+        if not (occupant.dialled and occupant.linkedid in linked)
+    }
     dialled_by: dict[str, set[str]] = {}
     for occupant in present:
         dialled_by.setdefault(occupant.linkedid, set()).add(occupant.uniqueid)

@@ -31,6 +31,7 @@ from tests.pbx.receiving import (
     write_tiff,
 )
 from tests.pbx.root import Root
+from tests.sites import MESSAGES
 from umpack.core.calls import CallRecord, Ending
 from umpack.messages.message import Message
 
@@ -40,7 +41,9 @@ EARLY, LATE = (0.0, 18.0), (18.0, 36.0)
 
 pytestmark = [pytest.mark.pbx, pytest.mark.timeout(900 + 60 * KILLS)]
 
-SITE = """
+SITE = (
+    MESSAGES
+    + """
 trunks:
   fax: {kind: fax, channels: 8}
   voice: {kind: voice, channels: 8, longest: 60s, silence: 5s}
@@ -51,6 +54,7 @@ routes:
   - {called: "3XX", pack: voice}
   - {called: "4XX", pack: auto}
 """
+)
 PAGES = [page(1), page(2, rows=120, dense=True), page(3)]
 
 

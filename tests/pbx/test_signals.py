@@ -98,7 +98,9 @@ async def test_a_server_that_is_dead_when_umpack_comes_is_out_from_the_start(
     lab: Lab, stack: ExitStack
 ) -> None:
     stack.enter_context(Alive(port_of(lab, "um2")))
+    qualify(lab)
     await _is(lab, "um1", "Unavailable")
+    await _is(lab, "um2", "Not in use")
     async with umpack(lab, SITE) as beside:
         assert await changes(beside, out=True) < 2.0
         assert state(beside, "um2") is not ALARMED

@@ -8,7 +8,7 @@ from math import inf
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drivers.asterisk.ami import AmiAddress, AmiEvent, AmiLink, AmiRefused, Backoff
@@ -517,6 +517,7 @@ class World:
 
 
 @settings(deadline=None, max_examples=100)
+@example(774052019)  # a call had moved onto the channel of a leaked lease
 @given(st.integers(0, 2**32))
 def test_no_living_lease_is_freed_and_no_leg_of_ours_is_adopted(seed: int) -> None:
     world = World(Random(seed))
