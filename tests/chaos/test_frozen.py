@@ -19,7 +19,7 @@ from tests.chaos.test_kills import site
 from tests.pbx.beside import port_of
 from tests.pbx.lab import Lab
 from tests.pbx.sipp import Caller, Server
-from tests.pbx.storm import SERVERS, UmServer, lost, placed
+from tests.pbx.storm import SERVERS, Placed, UmServer, lost, placed
 from umpack.guard import BEAT, STOPPED
 from umpack.guard_process import STEP
 
@@ -36,19 +36,25 @@ SLACK = 0.8
 REFUSED_AFTER = 0.4
 
 
+def frozen_in_a_storm(lab: Lab, umpack: Umpack, stack: ExitStack) -> list[Placed]:
+    """The calls of a storm in the midst of which it is stopped; none of them is lost."""
+    early = Caller("100", count=60, rate=20, hold_ms=1000)
+    callers = stack.enter_context(early.start(lab.sip_port, 40))
+    time.sleep(1.5)
+    umpack.freeze()
+    umpack.wait_ended(10.0)
+    callers.wait()
+    calls = placed(callers)
+    assert lost(calls) == []
+    return calls
+
+
 class TestUmpackFrozen:
     def test_callers_are_served_all_the_same(
         self, lab: Lab, servers: list[UmServer], stack: ExitStack, tmp_path: Path
     ) -> None:
         umpack = stack.enter_context(Umpack(lab, site(30), tmp_path))
-        early = Caller("100", count=60, rate=20, hold_ms=1000)
-        callers = stack.enter_context(early.start(lab.sip_port, 40))
-        time.sleep(1.5)
-        umpack.freeze()
-        umpack.wait_ended(10.0)
-        callers.wait()
-        calls = placed(callers)
-        assert lost(calls) == []
+        calls = frozen_in_a_storm(lab, umpack, stack)
         longest = max(call.wait for call in calls)
         print(f"\nfrozen: {longest:.2f} s at most")
         assert longest < HELD + SLACK
@@ -70,14 +76,7 @@ class TestUmpackFrozen:
         # Not found out before it is stopped: the question is who waits for its word.
         forgiving = "health: {suspect_after: 1000, failures_to_eject: 1000}\n"
         umpack = stack.enter_context(Umpack(lab, linear + forgiving, tmp_path))
-        early = Caller("100", count=60, rate=20, hold_ms=1000)
-        callers = stack.enter_context(early.start(lab.sip_port, 40))
-        time.sleep(1.5)
-        umpack.freeze()
-        umpack.wait_ended(10.0)
-        callers.wait()
-        calls = placed(callers)
-        assert lost(calls) == []
+        calls = frozen_in_a_storm(lab, umpack, stack)
         # Refused by umpack's choice, held, and refused by both in the dialplan's own order.
         longest = max(call.wait for call in calls)
         print(f"\nfrozen while refused: {longest:.2f} s at most")

@@ -24,9 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from umpack.cli import tables
 from umpack.cli.options import ConfigOption, JsonOption
-from umpack.cli.tables import console, print_json
+from umpack.cli.tables import console, print_json, span_of
 from umpack.config import Configuration, load
 from umpack.config.problems import nearest
 from umpack.core import traffic as theory
@@ -136,7 +135,7 @@ def storm(
             logger.disable("drivers")  # the link to a PBX of our own is no news
             if sys.stderr.isatty():
                 # Calls come every `hold / erlangs` seconds, and the last is waited for.
-                lasts = tables.span_of(calls * hold / erlangs + hold)
+                lasts = span_of(calls * hold / erlangs + hold)
                 typer.echo(f"in real time: about {lasts}", err=True)
             report = realtime_storm(configuration, chosen, stream, progress)
     exponential = holding is HoldingKind.EXPONENTIAL
