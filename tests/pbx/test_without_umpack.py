@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socketserver
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from tests.pbx.root import Root
 from tests.pbx.sipp import Caller, Server, finals
 from tests.ports import free_port
 from umpack import clock
-from umpack.dialplan.caller import ALIVE_WITHIN, AWAY_FOR
+from umpack.dialplan.caller import ALIVE_WITHIN, AWAY_FOR, FRESH
 
 pytestmark = [pytest.mark.pbx, pytest.mark.timeout(900)]  # the first run builds the root
 
@@ -40,7 +42,8 @@ def lab(pbx_root: Root) -> Iterator[Lab]:
 @pytest.fixture(autouse=True)
 def _fresh(lab: Lab) -> Iterator[None]:
     lab.rx("database deltree umpack")
-    lab.rx('dialplan set global UMPACK_AWAY ""')
+    for name in ("UMPACK_AWAY", "UMPACK_HEARD"):
+        lab.rx(f'dialplan set global {name} ""')
     yield
     lab.wait_channels(0)
     # Any other complaint is one about the dialplan's own words.
@@ -200,12 +203,68 @@ class TestRestart:
         wait(lambda: umpack.ask("leases") == [], 10.0)
 
 
+class Counting(socketserver.TCPServer):
+    """Notes what AGI asks it for, and leaves every call to the dialplan."""
+
+    allow_reuse_address = True
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.asked: Counter[str] = Counter()
+        asked = self.asked
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                environment = iter(self.rfile.readline, b"\n")
+                lines = dict(line.decode().rstrip("\n").split(": ", 1) for line in environment)
+                asked[lines["agi_network_script"]] += 1
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        stack.callback(self.server_close)
+        stack.callback(self.shutdown)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.server_address[1])
+
+
+class TestAlive:
+    def test_one_answer_speaks_for_the_calls_of_half_a_second(
+        self, lab: Lab, stack: ExitStack
+    ) -> None:
+        um = servers(stack, lab)
+        counting = Counting(stack)
+        load_dialplan(lab, LINEAR, counting.port)
+        began = clock.now()
+        assert finals(Caller("100", count=60, rate=20, hold_ms=10).run(lab.sip_port)) == {200: 60}
+        lasted = clock.now() - began
+        assert counting.asked["umpack"] == 60
+        # Two that come at once may both ask; 60 would be one for each.
+        assert 3.0 / FRESH * 0.5 <= counting.asked["alive"] <= 1 + 2 * lasted / FRESH
+        assert counting.asked["alive"] < 60
+        assert sum(served(um)) == 60
+
+    @pytest.mark.parametrize("ahead", [-3600, 3600])
+    def test_a_clock_that_was_set_back_or_forth_makes_it_ask(
+        self, lab: Lab, stack: ExitStack, ahead: int
+    ) -> None:
+        servers(stack, lab)
+        counting = Counting(stack)
+        load_dialplan(lab, LINEAR, counting.port)
+        for name in ("HEARD", "AWAY"):
+            lab.rx(f"dialplan set global UMPACK_{name} {int(clock.wall()) + ahead}.250")
+        assert finals(Caller("100").run(lab.sip_port)) == {200: 1}
+        assert counting.asked == {"alive": 1, "umpack": 1}
+
+
 class TestFrozen:
     def test_callers_are_served_within_the_limit(self, lab: Lab, stack: ExitStack) -> None:
         um = servers(stack, lab)
         with Kept(lab, LINEAR) as umpack:
             assert finals(Caller("100").run(lab.sip_port)) == {200: 1}
             umpack.freeze()
+            time.sleep(FRESH)  # who comes sooner waits for its guard: tests/chaos/test_frozen.py
             first = Caller("100", count=5, rate=50).run(lab.sip_port)
             waited = [result.seconds_to_final or 99.0 for result in first]
             print(f"frozen: {min(waited):.2f} to {max(waited):.2f} s")

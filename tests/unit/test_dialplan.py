@@ -212,6 +212,8 @@ def test_dial_strings_hold_filtered_numbers_only(text: str) -> None:
 
 def test_variables_are_set_before_they_are_read(text: str) -> None:
     known = set(re.findall(r"Set\((?:LOCAL\()?(\w+)\)?=", text))
+    for several in re.findall(r"MSet\((.*)\)$", text, re.MULTILINE):
+        known |= set(re.findall(r"(?:^|,)(\w+)=", several))
     known |= {"EXTEN", "EPOCH", "AGISTATUS", "DIALSTATUS", "HANGUPCAUSE", "GOSUB_RETVAL"}
     known |= {"ARG1", "ARG2", "ARG3", "ARG4", "ARG5"}
     known |= {"FAXSTATUS", "FAXERROR", "FAXPAGES", "FAXBITRATE", "FAXMODE"}
@@ -323,6 +325,16 @@ def test_umpack_is_asked_first_whether_it_lives() -> None:
     assert returns == ["alive", "away", "away"]
     for entrance in contexts["umpack-in"].extensions.values():
         assert entrance[2].arguments == '$["${GOSUB_RETVAL}" != "alive"]?after'
+
+
+def test_no_text_of_a_callers_is_in_a_step_that_parts_at_commas(text: str) -> None:
+    for context in read(text).values():
+        for steps in context.extensions.values():
+            for step in steps:
+                if step.application == "MSet":
+                    assert not re.search(r"EXTEN|CALLERID|UMPACK_CALLE|UMPACK_REST", step.arguments)
+                    used = re.findall(r"\$\{(\w+)", step.arguments)
+                    assert set(used) <= {"STRFTIME", "CHANNEL"}
 
 
 def test_what_the_database_holds_is_read_by_name_until_it_is_known(text: str) -> None:

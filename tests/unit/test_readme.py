@@ -100,7 +100,7 @@ def bounds() -> dict[str, tuple[str, ...]]:
             f"| {2 * reconcile.EVERY + reconcile.GRACE:g} s |",
         ),
         "umpack frozen": (
-            f"in {caller.AWAY_FOR:g} s",
+            f"after {caller.FRESH:g} s one caller in {caller.AWAY_FOR:g} s waits",
             f"| {caller.ALIVE_WITHIN:g} s; {unit['WatchdogSec']} + {unit['TimeoutAbortSec']} s |",
         ),
         "the dialplan's order": (f"| {last_order.EVERY:g} s; {daemon._PUMP:g} s |",),

@@ -29,6 +29,10 @@ _CONTROLS = "".join(f"\\\\x{code:02x}" for code in [*range(1, 0x20), 0x7F])
 _MARK = r"\\x01"
 _FIELDS = ("num", "name", "dnid", "rdnis")
 """The texts of the AGI environment a caller may choose, besides the extension."""
+_HEARD = "GLOBAL(UMPACK_HEARD)"
+"""When the last one who asked and was answered began to."""
+_AWAY = "GLOBAL(UMPACK_AWAY)"
+"""Until when umpack is passed by, for it did not answer; empty when it did."""
 
 
 ALIVE_WITHIN = 0.9
@@ -37,6 +41,11 @@ one. It answers in milliseconds."""
 
 AWAY_FOR = 5
 """Seconds calls pass by a umpack that did not answer, before one of them asks again."""
+
+FRESH = 0.5
+"""Seconds one answer speaks for the calls that come after it. To ask for every call cost more than
+all else umpack costs Asterisk; who comes in the half second after the last answer of one that then
+hangs is let go when its guard ends it (umpack/guard.py)."""
 
 
 def entrance(name: str, reach: str) -> Extension:
@@ -57,6 +66,9 @@ def check(reach: str) -> Extension:
     is not told AGIEXITONHANGUP waits for the far end even when the caller is long gone (tried on
     Asterisk 22). On the real connection that must not be set, as it ends with every hang-up and
     umpack could not read what became of the call. A time limit of the call's own is put back.
+
+    Times noted in globals count from both sides: the clock may be set back, and then neither an
+    answer nor a silence shall hold for hours.
     """
     steps = Extension("s")
     steps.set("UMPACK_REST", f"${{REPLACE({CALLED},{SAFE})}}")
@@ -67,19 +79,27 @@ def check(reach: str) -> Extension:
     steps.goto_if(f"${{FIELDQTY(UMPACK_REST,{_MARK})}} < 2", "clean")
     for field in _FIELDS:
         steps.set(f"CALLERID({field})", f"${{REPLACE(CALLERID({field}),{_CONTROLS})}}")
-    steps.set("UMPACK_SINCE", NOW, "clean").set("UMPACK_UP", "${CHANNEL(state)}")
-    steps.set(CAUSE, "").set("DIALSTATUS", "").set("AGISTATUS", "SILENT")
+    # One step, and nothing of the caller's in it: MSet parts at commas after values are put in.
+    steps.do(
+        f"MSet(UMPACK_SINCE={NOW},UMPACK_UP=${{CHANNEL(state)}},{CAUSE}=,DIALSTATUS=,"
+        "AGISTATUS=SILENT)",
+        "clean",
+    )
+    steps.set("LOCAL(old)", f"$[${{UMPACK_SINCE}} - 0${{{_HEARD}}}]")
+    steps.goto_if(f'${{old}} >= 0 & ${{old}} < {FRESH:g} & "${{{_AWAY}}}" = ""', "alive")
     # The first to ask again speaks for all who come before he has an answer.
-    steps.goto_if('"${GLOBAL(UMPACK_AWAY)}" = ""', "ask")
-    steps.do("GotoIf($[${EPOCH} < ${GLOBAL(UMPACK_AWAY)}]?away)")
-    steps.set("GLOBAL(UMPACK_AWAY)", f"$[${{EPOCH}} + {AWAY_FOR}]")
+    steps.goto_if(f'"${{{_AWAY}}}" = ""', "ask")
+    steps.set("LOCAL(left)", f"$[${{{_AWAY}}} - ${{EPOCH}}]")
+    steps.goto_if(f"${{left}} > 0 & ${{left}} <= {AWAY_FOR}", "away")
+    steps.set(_AWAY, f"$[${{EPOCH}} + {AWAY_FOR}]")
     steps.set("UMPACK_LIMIT", "${TIMEOUT(absolute)}", "ask")
     steps.set("TIMEOUT(absolute)", f"{ALIVE_WITHIN:g}").set("AGIEXITONHANGUP", "yes")
     steps.do(f"AGI(agi://{reach}/alive)")
     steps.set("TIMEOUT(absolute)", "${UMPACK_LIMIT}").set("AGIEXITONHANGUP", "")
     steps.goto_if('"${AGISTATUS}" != "SUCCESS"', "away")
-    steps.do('ExecIf($["${GLOBAL(UMPACK_AWAY)}" != ""]?Set(GLOBAL(UMPACK_AWAY)=))')
-    steps.do("Return(alive)").do("Return(away)", "away")
+    steps.set(_HEARD, "${UMPACK_SINCE}")
+    steps.do(f'ExecIf($["${{{_AWAY}}}" != ""]?Set({_AWAY}=))')
+    steps.do("Return(alive)", "alive").do("Return(away)", "away")
     # Not the number: the log is lines, too.
     steps.do("Log(NOTICE,a called number with unsafe characters is refused)", "invalid")
     return steps.end(28)
@@ -88,7 +108,7 @@ def check(reach: str) -> Extension:
 def silent() -> Extension:
     """Where Asterisk sends a channel whose time is over: the question was not answered."""
     steps = Extension("T").set("AGIEXITONHANGUP", "").set("AGISTATUS", "SILENT")
-    steps.set("GLOBAL(UMPACK_AWAY)", f"$[${{EPOCH}} + {AWAY_FOR}]")
+    steps.set(_AWAY, f"$[${{EPOCH}} + {AWAY_FOR}]")
     # An absolute limit that has passed is gone, and that of the call had as long to run, or longer.
     steps.do("ExecIf($[${UMPACK_LIMIT} > 0]?Set(TIMEOUT(absolute)=${UMPACK_LIMIT}))")
     steps.do(f"Log(WARNING,umpack has not answered within {ALIVE_WITHIN:g} s)")
