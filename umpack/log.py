@@ -15,7 +15,7 @@ import threading
 from contextlib import suppress
 from logging import Handler
 from logging.handlers import RotatingFileHandler
-from queue import Full, Queue
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from loguru import logger
@@ -31,6 +31,8 @@ _JOURNALD = "{level: <7} {message}"
 
 _WAITING = 10_000
 """Lines that may wait for the writer; of more, the newest are dropped and counted."""
+_AT_ONCE = 100
+"""Lines in one write."""
 _FILE_BYTES = 50_000_000
 _OLD_FILES = 10
 _LONGEST_WAIT = 2.0
@@ -108,41 +110,56 @@ class LogOutput:
         )
 
 
-class _Queue(Handler):
-    """The event loop's end of the queue."""
+class _Queue:
+    """The event loop's end of the queue: a sink of loguru's, which has made the whole text of a
+    line, a traceback included."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.lines: Queue[str | None] = Queue(_WAITING)
+        # Not a queue.Queue: its put takes a lock and wakes the writer in Python, for every line.
+        self.lines: SimpleQueue[str | None] = SimpleQueue()
         self.dropped = 0
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Never waits. loguru has made the whole text, a traceback included."""
-        try:
-            self.lines.put_nowait(record.getMessage())
-        except Full:
+    def __call__(self, line: str) -> None:
+        """Never waits."""
+        if self.lines.qsize() < _WAITING:
+            self.lines.put(line)
+        else:
             self.dropped += 1
 
 
 class _Writer(threading.Thread):
     """The other end. It dies with the program and holds nobody up."""
 
-    def __init__(self, lines: Queue[str | None], target: Handler) -> None:
+    def __init__(self, lines: SimpleQueue[str | None], target: Handler) -> None:
         super().__init__(name="umpack-log", daemon=True)
         self._lines = lines
         self._target = target
 
     def run(self) -> None:
-        while (line := self._lines.get()) is not None:
-            # Not `handle`, which holds the lock that logging.shutdown wants at the end.
-            self._target.emit(logging.makeLogRecord({"msg": line}))
+        goes_on = True
+        while goes_on:
+            lines, goes_on = self._gather()
+            if lines:
+                text = "".join(lines).removesuffix("\n")
+                # Not `handle`, which holds the lock that logging.shutdown wants at the end.
+                self._target.emit(logging.makeLogRecord({"msg": text}))
         self._target.close()
+
+    def _gather(self) -> tuple[list[str], bool]:
+        """The lines there are, for one write, as each write lets go of the interpreter and flushes;
+        and whether more may come."""
+        lines: list[str] = []
+        with suppress(Empty):
+            while len(lines) < _AT_ONCE:
+                if (line := self._lines.get(block=not lines)) is None:
+                    return lines, False
+                lines.append(line)
+        return lines, True
 
     def stop(self) -> None:
         """Write what is left, unless nobody reads it."""
-        with suppress(Full):
-            self._lines.put(None, timeout=_LONGEST_WAIT)
-            self.join(_LONGEST_WAIT)
+        self._lines.put(None)
+        self.join(_LONGEST_WAIT)
 
 
 class _StandardError(Handler):

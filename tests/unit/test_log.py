@@ -71,7 +71,7 @@ out.close()
 def test_a_file_that_rotates(tmp_path: Path) -> None:
     done = ran(
         """
-log._FILE_BYTES, log._OLD_FILES = 2000, 2
+log._FILE_BYTES, log._OLD_FILES, log._AT_ONCE = 2000, 2, 10
 out = log.LogOutput(Log("info", Path(sys.argv[1])))
 for number in range(100):
     logger.info("line {:03} {}", number, "x" * 40)
