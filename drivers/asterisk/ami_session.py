@@ -12,6 +12,7 @@ import contextlib
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -24,6 +25,11 @@ from drivers.asterisk.ami_wire import encode_action as encode
 from umpack.core.errors import PeerFault, PeerGone, PeerTimeout, ProtocolFault
 
 RECEIVE_BYTES: Final = 256 * 1024
+GATHER: Final = 0.01
+"""Seconds after events in which more are left to gather, while nobody waits for an answer: each
+reading wakes this thread and the loop, and each wants the interpreter from the calls."""
+BUSY_BYTES: Final = 16 * 1024
+"""Of a stream that brings as much as this at once, no more is left to gather."""
 MAX_LIST: Final = 100_000
 MAX_GARBLED_RUN: Final = 20
 LOGOFF_LIMIT: Final = 1.0
@@ -281,6 +287,8 @@ class AmiSession(Manager):  # type: ignore[misc]
                     fault = PeerGone("the peer closed the connection")
                     break
                 self._take(self._codec.feed(data))
+                if not self._pending and len(data) < BUSY_BYTES:
+                    time.sleep(GATHER)
         except OSError as error:
             fault = PeerGone(f"read failed: {error.strerror}")
         except ProtocolFault as error:
