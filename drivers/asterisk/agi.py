@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from drivers.asterisk.agi_commands import SEPARATOR, AgiCommand
 from umpack.core.errors import ProtocolFault, StateError
@@ -88,8 +88,7 @@ class AgiEnvironment(Mapping[str, str]):
         return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class AgiAnswer:
+class AgiAnswer(NamedTuple):
     """The final answer to one command.
 
     `200 result=1 (timeout) endpos=80` is code 200, result 1, data `timeout`, extra (endpos, 80).
@@ -202,7 +201,7 @@ class AgiLimits:
 
 
 # The value ends at the *last* bracket that only `name=value` follows: it may hold brackets itself.
-_RESULT: Final = re.compile(r"result=([^ ]*)(?: \((.*)\))?(?: ([a-z]\w*=.*))?")
+_RESULT: Final = re.compile(r"200 result=([^ ]*)(?: \((.*)\))?(?: ([a-z]\w*=.*))?")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,9})")
 _CODE: Final = re.compile(r"([1-5][0-9][0-9])([ -])(.*)")
 
@@ -321,6 +320,21 @@ class AgiProtocol:
         lines = text.split("\n")
         if len(lines) > self._limits.environment_lines:
             raise self._fault(f"environment of more than {self._limits.environment_lines} lines")
+        try:
+            values = dict([line.split(": ", 1) for line in lines])
+        except ValueError:  # one that is not two parts
+            values = self._with_hangup(lines)
+        # A caller who gets a line break into his number or name could add lines of his own (the
+        # called extension, say). Asterisk sends each line once: trust neither.
+        if len(values) != len(lines):
+            raise self._fault("environment names something twice")
+        values.pop("HANGUP", None)
+        if text.count("\nagi_") + text.startswith("agi_") != len(values):
+            raise self._fault("environment with a name that is not agi_...")
+        self._step(Step.ENVIRONMENT_ENDED, b"")
+        return AgiEnvironment(values)
+
+    def _with_hangup(self, lines: list[str]) -> dict[str, str]:
         values: dict[str, str] = {}
         for line in lines:
             key, colon, value = line.partition(": ")
@@ -331,15 +345,7 @@ class AgiProtocol:
                 values[line] = ""
             else:
                 raise self._fault(f"no environment line: {line[:80]!r}")
-        # A caller who gets a line break into his number or name could add lines of his own (the
-        # called extension, say). Asterisk sends each line once: trust neither.
-        if len(values) != len(lines):
-            raise self._fault("environment names something twice")
-        values.pop("HANGUP", None)
-        if text.count("\nagi_") + text.startswith("agi_") != len(values):
-            raise self._fault("environment with a name that is not agi_...")
-        self._step(Step.ENVIRONMENT_ENDED, b"")
-        return AgiEnvironment(values)
+        return values
 
     def _hang_up(self, line: bytes) -> HungUp | None:
         # Asterisk says it when the channel goes, and once more before it closes the connection.
@@ -387,22 +393,20 @@ class AgiProtocol:
 
 @lru_cache(maxsize=256)  # a PBX says few different things, and what it says is a value
 def _parsed(line: bytes) -> AgiAnswer | Trying | HungUp | Literal["usage"] | None:
+    text = line.decode("utf-8", "surrogateescape")
+    if match := _RESULT.fullmatch(text):
+        word, data, rest = match.groups("")
+        pairs = [pair.partition("=") for pair in rest.split(" ")] if rest else ()
+        extra = tuple([(name, value) for name, equals, value in pairs if equals])
+        return AgiAnswer(200, int(word) if _NUMBER.fullmatch(word) else word, data, extra)
     if line == b"HANGUP":
         return HungUp()
-    match = _CODE.fullmatch(line.decode("utf-8", "surrogateescape"))
+    match = _CODE.fullmatch(text)
     if match is None:
         return None
-    code, text = int(match[1]), match[3]
+    code = int(match[1])
     if match[2] == "-":
         return "usage" if code == 520 else None
     if code < 200:
         return Trying(code)
-    if code >= 500:
-        return AgiAnswer(code, "", text)
-    parts = _RESULT.fullmatch(text)
-    if code != 200 or parts is None:
-        return None
-    result, data, rest = parts.groups(default="")
-    words = (word.partition("=") for word in rest.split(" "))
-    extra = tuple([(name, value) for name, equals, value in words if equals])
-    return AgiAnswer(code, int(result) if _NUMBER.fullmatch(result) else result, data, extra)
+    return AgiAnswer(code, "", match[3]) if code >= 500 else None

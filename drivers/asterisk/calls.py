@@ -41,6 +41,7 @@ DIAL_FACTS = (
     "HANGUPCAUSE_KEYS()",
 )
 """What is read after every Dial, in one question."""
+_ASK_FACTS = get_full_variable(*DIAL_FACTS)
 _ENVIRONMENT = frozenset(
     "agi_" + name
     for name in (
@@ -123,10 +124,10 @@ class CallHandler:
         if not self._ready():
             agi.fail()  # the dialplan serves it by itself, as it does without us
             return
-        if environment.lines.get("agi_network_script") == ALIVE_SCRIPT:
+        if environment.network_script == ALIVE_SCRIPT:
             return
         uniqueid = environment.uniqueid
-        call = call_of(environment, self._pbx, self._id(environment))
+        call = call_of(environment, self._pbx, self._id(uniqueid))
         distributor, now = self._distributor, self._now
         decision: Decision = distributor.offer(call, now())
         lease: Lease[Offer] | None = None
@@ -153,10 +154,10 @@ class CallHandler:
             if lease is not None and distributor.ledger.holds(lease):
                 distributor.release(lease.token, now())
 
-    def _id(self, environment: AgiEnvironment) -> CallId:
+    def _id(self, uniqueid: str) -> CallId:
         # Asterisk's uniqueid names a channel, and a dialplan may offer one channel twice.
         self._serial += 1
-        return CallId(f"{self._pbx}-{environment.uniqueid}-{self._serial}")
+        return CallId(f"{self._pbx}-{uniqueid}-{self._serial}")
 
     async def _dial(self, agi: AgiCall, assignment: Assignment) -> Outcome:
         if agi.hung_up:
@@ -170,7 +171,7 @@ class CallHandler:
         answer = await agi.command(dial, limit=None)
         if not answer.ok or answer.result == -2:
             raise ProtocolFault(f"EXEC Dial: {answer.code} {answer.result} {answer.data}")
-        facts = await self._ask(agi, get_full_variable(*DIAL_FACTS))
+        facts = await self._ask(agi, _ASK_FACTS)
         status, cause, connected, leg = facts.values(len(DIAL_FACTS))
         if status == "ANSWER":
             # DIALEDTIME_MS would count from the caller's arrival, not from this Dial.
