@@ -80,13 +80,11 @@ def check(reach: str) -> Extension:
     for field in _FIELDS:
         steps.set(f"CALLERID({field})", f"${{REPLACE(CALLERID({field}),{_CONTROLS})}}")
     # One step, and nothing of the caller's in it: MSet parts at commas after values are put in.
-    steps.do(
-        f"MSet(UMPACK_SINCE={NOW},UMPACK_UP=${{CHANNEL(state)}},{CAUSE}=,DIALSTATUS=,"
-        "AGISTATUS=SILENT)",
-        "clean",
-    )
-    steps.set("LOCAL(old)", f"$[${{UMPACK_SINCE}} - 0${{{_HEARD}}}]")
-    steps.goto_if(f'${{old}} >= 0 & ${{old}} < {FRESH:g} & "${{{_AWAY}}}" = ""', "alive")
+    known = f"UMPACK_SINCE={NOW},UMPACK_UP=${{CHANNEL(state)}},{CAUSE}=,DIALSTATUS="
+    steps.do(f"MSet({known})", "clean")
+    old = f"${{UMPACK_SINCE}} - 0${{{_HEARD}}}"
+    steps.goto_if(f'{old} >= 0 & {old} < {FRESH:g} & "${{{_AWAY}}}" = ""', "alive")
+    steps.set("AGISTATUS", "SILENT")
     # The first to ask again speaks for all who come before he has an answer.
     steps.goto_if(f'"${{{_AWAY}}}" = ""', "ask")
     steps.set("LOCAL(left)", f"$[${{{_AWAY}}} - ${{EPOCH}}]")
