@@ -4,10 +4,11 @@
 
 One Asterisk, one UM server that answers at once (SIPp), and the real daemon in a process of its
 own: AMI link up, journal and log on disk, the dialplan as `umpack dialplan` prints it. The number
-called decides whether a call goes to `Dial` or to umpack; the AMI link is there for both.
+called decides whether a call goes to `Dial` (bare), to umpack, or to a FastAGI server that sends
+one fixed `Dial` (agi: what FastAGI costs by itself); the AMI link is there for all.
 
-All slices of both ways alternate, bare, umpack, umpack, bare, ..., and the median over neighbours
-counts, for the machine is shared with SIPp and whatever else runs:
+All slices of all ways alternate, forth and back, and each is compared with that of the same turn,
+for the machine is shared with SIPp and whatever else runs:
 
 - throughput: as many calls as `PARALLEL` callers (SIPp) can make who dial again at once; calls
   answered per second. That finds the knee by itself; more callers would pass it, Asterisk would
@@ -45,14 +46,17 @@ PARALLEL: Final = 10
 RATE: Final = 100
 HOLD_MS: Final = 10
 UMPACK: Final = (sys.executable, "-c", "from umpack.cli import main; main()")
-NUMBERS: Final = {"bare": "1000", "umpack": "2000"}
+NUMBERS: Final = {"bare": "1000", "agi": "3000", "umpack": "2000"}
+BARE_DIAL: Final = "PJSIP/3000@um1,20"
 HUNTED_ALONE: Final = "umpack is away"
 """What our dialplan logs before it hunts by itself: then it was not umpack that was measured."""
 DIALPLAN: Final = """
 [from-line]
-exten => _1.,1,Dial(PJSIP/${EXTEN}@um1,20)
+exten => _1.,1,Dial(PJSIP/${{EXTEN}}@um1,20)
  same => n,Hangup()
-exten => _2.,1,Goto(umpack-in,${EXTEN},1)
+exten => _2.,1,Goto(umpack-in,${{EXTEN}},1)
+exten => _3.,1,AGI(agi://127.0.0.1:{agi}/bare)
+ same => n,Hangup()
 
 """
 CONFIG: Final = """
@@ -144,8 +148,14 @@ class Bench:
         ours = subprocess.run(
             [*UMPACK, "dialplan", str(file)], capture_output=True, text=True, check=True
         )
-        self.lab.write("extensions.conf", DIALPLAN + ours.stdout)
+        agi = free_port()
+        self.lab.write("extensions.conf", DIALPLAN.format(agi=agi) + ours.stdout)
         self.lab.start()
+        argv = (sys.executable, "-m", "tests.bench.bare_agi", str(agi), BARE_DIAL)
+        bare = stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE))
+        stack.callback(bare.terminate)
+        assert bare.stdout is not None
+        bare.stdout.readline()
         self.daemon = stack.enter_context(
             subprocess.Popen([*UMPACK, "run", "--config", str(file)], stdin=subprocess.DEVNULL)
         )
@@ -197,7 +207,7 @@ class Bench:
 
 
 def alternate(slices: int, run: Callable[[str, int], Slice], calls: int) -> dict[str, list[Slice]]:
-    """Slices of both ways in turn, the order changing, so that a drift favours neither."""
+    """Slices of all ways in turn, the order changing, so that a drift favours none."""
     seen: dict[str, list[Slice]] = {way: [] for way in NUMBERS}
     for turn in range(slices):
         for way in list(NUMBERS) if turn % 2 == 0 else reversed(NUMBERS):
@@ -211,9 +221,9 @@ def cpu_ms(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
-def pairs(seen: dict[str, list[Slice]]) -> Iterator[tuple[Slice, Slice]]:
-    """Neighbours: bare, umpack."""
-    return zip(seen["bare"], seen["umpack"], strict=True)
+def pairs(seen: dict[str, list[Slice]], way: str) -> Iterator[tuple[Slice, Slice]]:
+    """What was measured in one turn: bare, and a way."""
+    return zip(seen["bare"], seen[way], strict=True)
 
 
 def measure(plan: Plan) -> dict[str, Any]:
@@ -240,13 +250,14 @@ def measure(plan: Plan) -> dict[str, Any]:
             "delay_ms_p99": round(median(one.delay(0.99) for one in slow), 2),
             "failed": sum(one.failed for one in (*fast, *slow)),
         }
-    for share, name in ((0.5, "p50"), (0.99, "p99")):
-        more = [ours.delay(share) - theirs.delay(share) for theirs, ours in pairs(calm)]
-        result[f"more_delay_ms_{name}"] = round(median(more), 2)
-    ratios = [ours.per_second / theirs.per_second for theirs, ours in pairs(flood)]
+    for way in ("agi", "umpack"):
+        for share, name in ((0.5, "p50"), (0.99, "p99")):
+            more = [ours.delay(share) - bare.delay(share) for bare, ours in pairs(calm, way)]
+            result[way][f"more_delay_ms_{name}"] = round(median(more), 2)
+        ratios = sorted(ours.per_second / bare.per_second for bare, ours in pairs(flood, way))
+        result[way]["ratio"] = round(median(ratios), 3)
+        result[way]["ratios"] = [round(ratio, 2) for ratio in ratios]
     return result | {
-        "ratio": round(median(ratios), 3),
-        "ratios": [round(ratio, 2) for ratio in sorted(ratios)],
         "channels_left": left,
         "load_average": [round(load_flood, 1), round(os.getloadavg()[0], 1)],
         "seconds": round(time.perf_counter() - began),
@@ -256,7 +267,7 @@ def measure(plan: Plan) -> dict[str, Any]:
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--json", action="store_true")
-    options.add_argument("--quick", action="store_true", help="40 s instead of under 3 minutes")
+    options.add_argument("--quick", action="store_true", help="50 s instead of 4 minutes")
     chosen = options.parse_args()
     try:
         result = measure(QUICK if chosen.quick else FULL)
