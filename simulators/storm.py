@@ -1,7 +1,8 @@
 """Storms: a stream of calls against the packs of a site, in virtual time, and what came of it.
 
 The core that decides here is the one that runs beside a PBX; only the clock and the far ends are
-simulated: every attempt is answered, and holds for as long as its call says.
+simulated: every attempt is answered at once, which the PBX tells as it happens, and holds for as
+long as its call says.
 
 `expected` is what theory says of the same storm, `compare` puts both side by side.
 """
@@ -36,6 +37,10 @@ thirty would do, more only make each one shorter and less independent of the nex
 "Batch size effects in the analysis of simulation output", Operations Research 30, 1982)."""
 
 _STEP = 4096
+_READ = 256
+"""Calls after which the records are read. A daemon reads them at once; thousands of them kept would
+only be what the processor's cache and the garbage collector have to carry."""
+
 _ANSWERED = Outcome(Result.ANSWERED, 16)
 
 
@@ -224,6 +229,7 @@ def virtual_storm(
         raise OurFault(f"the warm-up must be zero or more seconds, not {warm_up}")
     distributor = Distributor(only(site, pack))
     pbx = site.pbx_of(pack)
+    distributor.hear(pbx, 0.0, hints=True)
     tally = Tally(hunted(site, pack), since=warm_up, batch=traffic.holding.mean)
     running: list[tuple[float, int, Lease[Offer]]] = []
     now, number = 0.0, 0
@@ -237,13 +243,14 @@ def virtual_storm(
             distributor.outcome(lease, _ANSWERED, ended)
         decision = distributor.offer(Call(CallId(str(number)), pbx, called, caller), now)
         if isinstance(decision, Assignment):
+            distributor.answered(decision.lease, now)
             heappush(running, (now + hold, number, decision.lease))
             tally.add(now, hold, decision.channel)
         else:
             tally.add(now, hold, None)
-        if not number % _STEP:
+        if not number % _READ:
             distributor.take_records()
-            if progress:
+            if progress and not number % _STEP:
                 progress(number)
     took = clock.monotonic() - began
     for ended, _, lease in running:
