@@ -62,6 +62,11 @@ TRANSITIONS: dict[ChannelEvent, dict[ChannelState, ChannelState]] = {
 """A missing key is the error: nothing else may happen to a channel."""
 
 
+LEASE, RELEASE = ChannelEvent.LEASE, ChannelEvent.RELEASE
+"""What happens with every call, at hand: in Python 3.11 a member of an enum costs a tenth of a
+microsecond whenever it is asked for by name."""
+
+
 class Channel:
     """One channel: its place in the packs, who holds it and why it is blocked.
 

@@ -8,14 +8,24 @@ else in umpack moves a channel.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Generic, NewType, TypeVar
+from itertools import count
+from typing import Generic, NewType, TypeVar, cast
 
-from umpack.core.channel import Channel, ChannelEvent, ChannelId, ChannelState
+from umpack.core.channel import (
+    LEASE,
+    RELEASE,
+    Channel,
+    ChannelEvent,
+    ChannelId,
+    ChannelState,
+)
 from umpack.core.errors import LeaseError
 from umpack.core.pack import Pack, Seat
 
 LeaseToken = NewType("LeaseToken", int)
 Holder = TypeVar("Holder")
+
+_IDLE = ChannelState.IDLE
 
 
 class Lease(Generic[Holder]):
@@ -56,7 +66,7 @@ class Ledger(Generic[Holder]):
     def __init__(self) -> None:
         self.channels: dict[ChannelId, Channel] = {}
         self._leases: dict[LeaseToken, Lease[Holder]] = {}
-        self._token = 0
+        self._tokens = cast("Iterator[LeaseToken]", count(1))
 
     def lease_next(self, pack: Pack, now: float, holder: Holder) -> Lease[Holder] | None:
         """Take the channel the pack's strategy names; `None` when none is idle."""
@@ -67,12 +77,12 @@ class Ledger(Generic[Holder]):
         """Take the channel at `position`, which must be idle, and move the pack's pointer if it is
         in turn."""
         channel = pack.channels[position]
-        channel.move(ChannelEvent.LEASE)
+        channel.move(LEASE)
         for seated, seat in channel.seats:
             seated.idle.discard(seat)
-        self._token = token = self._token + 1
-        lease = Lease(LeaseToken(token), channel, pack, position, pack.last, now, holder)
-        channel.lease = self._leases[lease.token] = lease
+        token = next(self._tokens)
+        lease = Lease(token, channel, pack, position, pack.last, now, holder)
+        channel.lease = self._leases[token] = lease
         if pack.tiers is None or pack.in_turn(position):
             pack.last = position
         return lease
@@ -82,9 +92,9 @@ class Ledger(Generic[Holder]):
         channel.move(ChannelEvent.ADOPT)
         for pack, seat in channel.seats:
             pack.idle.discard(seat)
-        self._token += 1
-        lease = Lease(LeaseToken(self._token), channel, None, -1, -1, now, holder)
-        channel.lease = self._leases[lease.token] = lease
+        token = next(self._tokens)
+        lease = Lease(token, channel, None, -1, -1, now, holder)
+        channel.lease = self._leases[token] = lease
         return lease
 
     def move(self, lease: Lease[Holder], channel: Channel) -> bool:
@@ -93,7 +103,7 @@ class Ledger(Generic[Holder]):
         if channel.lease is not None:
             return False
         old, old.lease = lease.channel, None
-        if old.move(ChannelEvent.RELEASE) is ChannelState.IDLE:
+        if old.move(RELEASE) is _IDLE:
             for pack, position in old.seats:
                 pack.idle.add(position)
         channel.move(ChannelEvent.ADOPT)
@@ -109,7 +119,7 @@ class Ledger(Generic[Holder]):
             raise LeaseError(f"lease {token} is not held: released before, or never given")
         channel = lease.channel
         channel.lease = None
-        if channel.move(ChannelEvent.RELEASE) is ChannelState.IDLE:
+        if channel.move(RELEASE) is _IDLE:
             for pack, position in channel.seats:
                 pack.idle.add(position)
         return lease
