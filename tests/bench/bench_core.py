@@ -54,7 +54,7 @@ def leasing(channels: int, strategy: Strategy) -> Work:
         for pick in picks:
             lease = ledger.lease_next(pack, 0.0, None)
             assert lease is not None
-            ledger.release(busy[pick].token)
+            ledger.release(busy[pick])
             busy[pick] = lease
         return len(picks)
 

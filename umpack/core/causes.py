@@ -73,6 +73,9 @@ class Location(Enum):
     """A network beyond the interworking point."""
 
 
+CONNECTED = Result.ANSWERED
+"""At hand for every call, see `channel.LEASE`."""
+
 _FAR = frozenset(
     {Location.PUBLIC_REMOTE, Location.PRIVATE_REMOTE, Location.INTERNATIONAL, Location.BEYOND}
 )

@@ -22,7 +22,15 @@ from umpack.core.calls import (
     Reason,
     Refusal,
 )
-from umpack.core.causes import ANSWERED, CAUSE_VERDICTS, Elsewhere, Outcome, Result, Verdict
+from umpack.core.causes import (
+    ANSWERED,
+    CAUSE_VERDICTS,
+    CONNECTED,
+    Elsewhere,
+    Outcome,
+    Result,
+    Verdict,
+)
 from umpack.core.channel import ChannelId
 from umpack.core.dial import is_safe_number, render
 from umpack.core.errors import LeaseError
@@ -41,6 +49,8 @@ _SHORTEST_ATTEMPT = 0.1
 
 _SHORTEST_TRIAL = 0.2
 """Seconds; a trunk that needs longer in its trial is not what it was, nor dead."""
+
+_CONNECTED = Ending.CONNECTED
 
 _CLEARED = Done(16)
 """Q.850 16: normal call clearing."""
@@ -95,17 +105,16 @@ class Distributor(Evidence[Offer]):
 
     def outcome(self, lease: Lease[Offer], outcome: Outcome, now: float) -> Decision:
         """An attempt has ended; its lease ends with it. `LeaseError` if it is not held."""
-        if not self.ledger.holds(lease):
-            raise LeaseError(f"{lease!r} is not held")
-        offer = self.give_back(lease.token).holder
-        answered = outcome.result is Result.ANSWERED
+        self.give_back(lease)
+        offer = lease.holder
+        answered = outcome.result is CONNECTED
         verdict = ANSWERED if answered else self._verdict(lease, outcome)
         self._no_routes.ended(lease.channel.trunk.id, outcome, verdict)
         talk = None if offer.answered is None else now - offer.answered
         self.attempt_ends(lease, outcome, verdict, talk, now)
         offer.attempted(lease, outcome, verdict, now)
         if answered:
-            self._records.append(offer.record(Ending.CONNECTED, 16, "connected", now))
+            self._records.append(offer.record(_CONNECTED, 16, "connected", now))
             return _CLEARED
         if outcome.result is Result.HUNG_UP:
             self._end(offer, Ending.ABANDONED, 16, "the caller hung up before an answer", now)
@@ -134,7 +143,8 @@ class Distributor(Evidence[Offer]):
 
     def release(self, token: LeaseToken, now: float, why: str = "connection ended") -> None:
         """The call's connection ended without an outcome. `LeaseError` if the lease is not held."""
-        lease = self.give_back(token)
+        lease = self.ledger.lease_of(token)
+        self.give_back(lease)
         offer = lease.holder
         outcome = Outcome(Result.HUNG_UP, detail=why)
         verdict = self.site.causes.verdict(outcome)
@@ -162,7 +172,8 @@ class Distributor(Evidence[Offer]):
     def abandon(self, token: LeaseToken, now: float, why: str) -> None:
         """The PBX has no call any more where we hold a channel: an adopted call is over, or a lease
         has leaked. `LeaseError` if the lease is not held."""
-        lease = self.give_back(token)
+        lease = self.ledger.lease_of(token)
+        self.give_back(lease)
         offer = lease.holder
         if lease.pack is None:
             offer.lease = None

@@ -12,7 +12,7 @@ from math import inf
 from typing import Generic
 
 from umpack.core import grades
-from umpack.core.causes import Blame, Outcome, Result, Verdict, words_of
+from umpack.core.causes import CONNECTED, Blame, Outcome, Result, Verdict, words_of
 from umpack.core.channel import Channel
 from umpack.core.fitness import REST, Fitness
 from umpack.core.health_states import Admission
@@ -52,9 +52,10 @@ class Evidence(Fitness[Holder], Generic[Holder]):
         health = self.health.get(trunk)
         if health is None:
             return
-        if self._blemished and (outcome.result is Result.ANSWERED or talk is not None):
+        connected = outcome.result is CONNECTED
+        if self._blemished and (connected or talk is not None):
             self._faults[trunk].worked(lease.channel.id)
-        if outcome.result is Result.ANSWERED:
+        if connected:
             if health.ended_well(lease.token, talk):
                 return
             spare = self._spare(trunk) if health.outlying else ""

@@ -29,7 +29,7 @@ _IDLE = ChannelState.IDLE
 
 
 class Lease(Generic[Holder]):
-    """One channel held by one call. Compare by identity; release by `token`.
+    """One channel held by one call. Compare by identity; `token` is its name.
 
     `after` is the pack's pointer before the assignment (-1: none), from which the hunt began.
     An adopted call came by no pack: `pack` is None, and `position` and `after` are -1.
@@ -112,17 +112,16 @@ class Ledger(Generic[Holder]):
         lease.channel, channel.lease = channel, lease
         return True
 
-    def release(self, token: LeaseToken) -> Lease[Holder]:
-        """End a lease and answer it. A token not held is a `LeaseError` and changes nothing."""
-        lease = self._leases.pop(token, None)
-        if lease is None:
-            raise LeaseError(f"lease {token} is not held: released before, or never given")
+    def release(self, lease: Lease[Holder]) -> None:
+        """End this very lease. One that is not held is a `LeaseError` and changes nothing."""
+        if self._leases.get(lease.token) is not lease:
+            raise LeaseError(f"{lease!r} is not held: ended before, or never given")
+        del self._leases[lease.token]
         channel = lease.channel
         channel.lease = None
         if channel.move(RELEASE) is _IDLE:
             for pack, position in channel.seats:
                 pack.idle.add(position)
-        return lease
 
     def block(self, channel: Channel, source: str, why: str) -> None:
         """Keep new calls off a channel for `source`, which may be blocking it already."""
@@ -155,6 +154,13 @@ class Ledger(Generic[Holder]):
                     pack.idle.add(position)
         for channel in self.channels.values():
             channel.seats = tuple(seats.get(channel.id, ()))
+
+    def lease_of(self, token: LeaseToken) -> Lease[Holder]:
+        """The lease held by a token; `LeaseError` if it is not held."""
+        lease = self._leases.get(token)
+        if lease is None:
+            raise LeaseError(f"lease {token} is not held: released before, or never given")
+        return lease
 
     def holds(self, lease: Lease[Holder]) -> bool:
         """Whether this very lease is held."""

@@ -39,12 +39,11 @@ class Roster(Generic[Holder]):
         self._parked: dict[PackId, ChannelId] = {}
         """Pointers of packs that are not configured now and may come back."""
 
-    def give_back(self, token: LeaseToken) -> Lease[Holder]:
+    def give_back(self, lease: Lease[Holder]) -> None:
         """End a lease; a channel that only lived on for it leaves. `LeaseError` if not held."""
-        lease = self.ledger.release(token)
+        self.ledger.release(lease)
         if REMOVED in lease.channel.blocks:
             del self.ledger.channels[lease.channel.id]
-        return lease
 
     # -- the site ---------------------------------------------------------------------------
 

@@ -54,7 +54,8 @@ def test_a_lease_takes_the_channel_from_every_pack_at_once() -> None:
 def test_a_release_gives_it_back_to_every_pack() -> None:
     ledger, um, spare = two_packs()
     lease = ledger.lease(um, 2, 0.0, "call")
-    assert ledger.release(lease.token) is lease
+    assert ledger.lease_of(lease.token) is lease
+    ledger.release(lease)
     assert lease.channel.lease is None
     assert idle(um) == ["a:1", "a:2", "a:3"]
     assert idle(spare) == ["a:3", "a:2"]
@@ -91,10 +92,10 @@ def test_a_channel_that_is_not_idle_cannot_be_taken_and_nothing_changes() -> Non
 def test_a_second_release_is_an_error_and_changes_nothing() -> None:
     ledger, um, _ = two_packs()
     first = ledger.lease(um, 0, 0.0, "first")
-    ledger.release(first.token)
+    ledger.release(first)
     second = ledger.lease(um, 0, 0.0, "second")
     with pytest.raises(LeaseError, match=str(first.token)):
-        ledger.release(first.token)
+        ledger.release(first)
     assert second.channel.lease is second
     assert state(ledger, "a:1") is ChannelState.LEASED
     assert len(ledger) == 1
@@ -107,13 +108,16 @@ def test_another_ledgers_lease_is_not_held_whatever_its_token() -> None:
     assert lease.token == stranger.token
     assert ledger.holds(lease)
     assert not ledger.holds(stranger)
+    with pytest.raises(LeaseError, match="not held"):
+        ledger.release(stranger)
+    assert ledger.holds(lease)
 
 
 @pytest.mark.parametrize("token", [0, -1, 999])
 def test_a_token_never_given_is_an_error(token: int) -> None:
     ledger, _, _ = two_packs()
     with pytest.raises(LeaseError):
-        ledger.release(LeaseToken(token))
+        ledger.lease_of(LeaseToken(token))
 
 
 def test_tokens_are_never_used_twice() -> None:
@@ -122,7 +126,7 @@ def test_tokens_are_never_used_twice() -> None:
     for _ in range(5):
         lease = ledger.lease(um, 0, 0.0, "call")
         tokens.append(lease.token)
-        ledger.release(lease.token)
+        ledger.release(lease)
     assert len(set(tokens)) == 5
 
 
@@ -160,7 +164,7 @@ def test_a_blocked_call_runs_on_and_its_channel_stays_out_afterwards() -> None:
     ledger.block(lease.channel, "anna", "painting")
     assert state(ledger, lease.channel.id) is ChannelState.DRAINING
     assert ledger.holds(lease)
-    ledger.release(lease.token)
+    ledger.release(lease)
     assert state(ledger, lease.channel.id) is ChannelState.BLOCKED
     assert (idle(um), idle(spare)) == (["a:1", "a:3"], ["a:3"])
     ledger.unblock(lease.channel, "anna")
@@ -174,7 +178,7 @@ def test_a_block_taken_back_during_the_call_leaves_no_trace() -> None:
     ledger.unblock(lease.channel, "anna")
     assert state(ledger, lease.channel.id) is ChannelState.LEASED
     assert 1 not in um.idle
-    ledger.release(lease.token)
+    ledger.release(lease)
     assert 1 in um.idle
 
 
@@ -186,7 +190,7 @@ def test_new_packs_take_over_under_running_calls() -> None:
     other = Pack(plan("other", ["a:3", "a:1"]), (um.channels[2], um.channels[0]))
     ledger.seat([fresh, other])
     assert (idle(fresh), idle(other)) == ([], ["a:3"])
-    ledger.release(lease.token)
+    ledger.release(lease)
     assert (idle(fresh), idle(other)) == (["a:1"], ["a:3", "a:1"])
     assert "a:1" not in idle(um)
     assert [seat.pack for seat in lease.channel.seats] == [fresh, other]
@@ -199,7 +203,7 @@ def test_a_channel_no_pack_has_any_more_has_no_seat() -> None:
     only = Pack(plan("only", ["a:3"]), um.channels[2:])
     ledger.seat([only])
     assert [len(channel.seats) for channel in ledger.channels.values()] == [0, 0, 1]
-    ledger.release(lease.token)
+    ledger.release(lease)
     assert lease.channel.state is ChannelState.IDLE
     assert idle(only) == ["a:3"]
 
@@ -209,7 +213,7 @@ def test_the_leases_may_be_ended_while_they_are_walked() -> None:
     for position in range(3):
         ledger.lease(um, position, 0.0, "call")
     for lease in ledger:
-        ledger.release(lease.token)
+        ledger.release(lease)
     assert len(ledger) == 0
 
 

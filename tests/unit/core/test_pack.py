@@ -186,7 +186,7 @@ def test_linear_takes_the_first_idle_one() -> None:
     assert first is not None
     assert second is not None
     assert (first.position, second.position) == (0, 1)
-    ledger.release(first.token)
+    ledger.release(first)
     assert pack.next_position() == 0
 
 
@@ -197,7 +197,7 @@ def test_cyclic_goes_on_after_the_last_assigned_one() -> None:
         lease = ledger.lease_next(pack, 0.0, "call")
         assert lease is not None
         taken.append(lease.position)
-        ledger.release(lease.token)
+        ledger.release(lease)
     assert taken == [0, 1, 2, 0]
 
 
@@ -207,7 +207,7 @@ def test_cyclic_passes_over_busy_ones_and_wraps() -> None:
     assert pack.next_position() == 0
     ledger.lease(pack, 0, 0.0, "call")
     assert pack.next_position() == -1
-    ledger.release(leases[1].token)
+    ledger.release(leases[1])
     assert pack.next_position() == 2
 
 
