@@ -18,8 +18,9 @@ FIELDS = ("called", "caller", "channel", "slot", "span", "endpoint", "trunk")
 
 _PER_CALL = {"called": "\0called\0", "caller": "\0caller\0"}
 
-_SAFE = re.compile(r"[0-9A-Za-z*#+._-]{1,64}")
-_DIGITS = re.compile(r"[0-9*#+ABCD]{1,64}")
+_LONGEST = 64
+_SAFE = re.compile(rf"[0-9A-Za-z*#+._-]{{1,{_LONGEST}}}")
+_DIGITS = re.compile(rf"[0-9*#+ABCD]{{1,{_LONGEST}}}")
 _UNSAFE = re.compile(r"[^0-9A-Za-z*#+._-]")
 _UNSAFE_DIGITS = re.compile(r"[^0-9*#+ABCD]")
 
@@ -99,9 +100,11 @@ def is_safe_number(number: str, *, digits_only: bool = False) -> bool:
 
     Unsafe called numbers are refused, not repaired: a repaired one would ring somebody else.
     """
+    if number.isdigit() and number.isascii():  # nearly all of them, at a third of the cost
+        return len(number) <= _LONGEST
     return (_DIGITS if digits_only else _SAFE).fullmatch(number) is not None
 
 
 def cleaned_caller(caller: str, *, digits_only: bool = False) -> str:
     """A caller number for a dial string: what could have a meaning is left out."""
-    return (_UNSAFE_DIGITS if digits_only else _UNSAFE).sub("", caller)[:64]
+    return (_UNSAFE_DIGITS if digits_only else _UNSAFE).sub("", caller)[:_LONGEST]

@@ -243,12 +243,10 @@ class Distributor(Evidence[Offer]):
             offer.passed_packs = ()
             for pack_id in offer.chain:
                 pack = self.packs[pack_id]
-                position = self._next(offer, pack, wanted)
-                while position >= 0:
+                while (position := self._next(offer, pack, wanted)) >= 0:
                     health = self.health[pack.channels[position].trunk.id]
                     if health.due > now or not self.is_late(health.trunk, now):
                         return self._lease(offer, pack, position, health, now)
-                    position = self._next(offer, pack, wanted)
                 graded = graded or pack.tiers is not None
                 tried = PackTried(pack_id, _why_none(pack), pack.exclusions)
                 offer.passed_packs = (*offer.passed_packs, tried)
@@ -285,7 +283,8 @@ class Distributor(Evidence[Offer]):
     def _lease(
         self, offer: Offer, pack: Pack, position: int, health: TrunkHealth, now: float
     ) -> Assignment:
-        timeout = min(pack.plan.answer_within, offer.deadline - now)
+        left, timeout = offer.deadline - now, pack.plan.answer_within
+        timeout = timeout if timeout < left else left
         offer.cut_short = False
         if (
             (offer.attempts or health.is_doubtful(now))

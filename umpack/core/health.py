@@ -185,7 +185,10 @@ class TrunkHealth(HealthMachine):
         attempt waits longer than normal, be it late or not yet."""
         if not self._plain and (not self.is_proven or self.admission is Admission.RESERVE):
             return True
-        return self._hesitation.is_slow(now)
+        hesitation = self._hesitation
+        if not hesitation.outstanding:  # as nearly always, where answers come at once
+            return False
+        return hesitation.is_slow(now)
 
     @property
     def answer_p99(self) -> float:

@@ -68,7 +68,7 @@ class Offer:
             outcome,
             verdict,
         )
-        self.attempts = (*self.attempts, attempt)
+        self.attempts += (attempt,)
 
     def record(
         self, ending: Ending, cause: int, why: str, now: float, reason: Reason | None = None

@@ -12,7 +12,7 @@ from typing import Generic
 from umpack.core.administration import Drain
 from umpack.core.channel import Channel, ChannelId
 from umpack.core.errors import OurFault
-from umpack.core.ledger import Holder, Lease, LeaseToken, Ledger
+from umpack.core.ledger import Holder, Lease, Ledger
 from umpack.core.pack import Pack, PackId, carried_pointer
 from umpack.core.routes import Routes
 from umpack.core.site import Site
