@@ -76,7 +76,7 @@ def record(number: int, **changes: object) -> CallRecord:
         answered=began + 2,
         candidates=(PackId("um"), PackId("spare")),
     )
-    return base._replace(**changes)  # type: ignore[arg-type]
+    return replace(base, **changes)  # type: ignore[arg-type]
 
 
 def opened(path: Path, node: str = NODE, **more: Any) -> Journal:
@@ -209,7 +209,7 @@ def test_an_unknown_call_is_none(journal: Journal) -> None:
 
 
 def test_a_channel_that_asked_twice_answers_with_the_latest(journal: Journal) -> None:
-    first, again = record(1), record(1)._replace(offered=START + 99, why="second time")
+    first, again = record(1), record(1, offered=START + 99, why="second time")
     journal.append([again, first])
     journal.flush()
     assert journal.call(CallId("c1")) == again
@@ -221,8 +221,8 @@ def test_a_channel_that_asked_twice_answers_with_the_latest(journal: Journal) ->
 
 def test_calls_are_found_by_what_they_were(journal: Journal) -> None:
     rows = [record(n) for n in range(40)]
-    rows[7] = rows[7]._replace(call=rows[7].call._replace(caller="*%_'"), ending=Ending.DECLINED)
-    rows[8] = rows[8]._replace(call=rows[8].call._replace(called="*"))
+    rows[7] = replace(rows[7], call=replace(rows[7].call, caller="*%_'"), ending=Ending.DECLINED)
+    rows[8] = replace(rows[8], call=replace(rows[8].call, called="*"))
     journal.append(rows)
     journal.flush()
     newest_first = rows[::-1]

@@ -34,10 +34,13 @@ from umpack.core import (
 from umpack.core import site as site_module
 from umpack.core import trunk as trunk_module
 from umpack.core.administration import Drain
-from umpack.core.calls import Decision
+from umpack.core.calls import Assignment, Attempt, Call, CallRecord, Decision
 from umpack.core.causes import CAUSE_VERDICTS, NAMES, SIP_VERDICTS
 from umpack.core.channel import TRANSITIONS, ChannelEvent, ChannelState
 from umpack.core.distributor import Distributor
+
+OF_EVERY_CALL = (Call, Assignment, Attempt, CallRecord)
+"""Too many are made for them to be frozen at run time as well."""
 
 MODULES = [
     administration,
@@ -127,8 +130,15 @@ def test_values_are_frozen_and_slotted(class_: type) -> None:
     if issubclass(class_, tuple):
         assert "_fields" in vars(class_), "a named tuple itself: a class upon it could be written"
         return
-    assert class_.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert class_.__dataclass_params__.frozen or class_ in OF_EVERY_CALL  # type: ignore[attr-defined]
     assert "__slots__" in vars(class_)
+
+
+def test_the_values_of_every_call_are_frozen_for_mypy() -> None:
+    asked = call("100")
+    # Were it not read-only, the comment would be unused, which is an error of its own.
+    asked.called = "200"  # type: ignore[misc]
+    assert asked.called == "200"
 
 
 def test_the_values_are_found() -> None:
@@ -151,8 +161,8 @@ def test_what_leaves_the_core_can_be_pickled() -> None:
     refusal = distributor.offer(call("299"), 3.0)
     records = distributor.take_records()
     assert len(records[0].attempts) == 2
-    for value in (*records, refusal, world, Drain("a", "anna", "", 0.0, 5.0)):
-        assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301
+    for each in (*records, refusal, world, Drain("a", "anna", "", 0.0, 5.0)):
+        assert pickle.loads(pickle.dumps(each)) == each  # noqa: S301
 
 
 @pytest.mark.parametrize(

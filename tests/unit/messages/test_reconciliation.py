@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,7 +99,7 @@ async def test_a_call_with_its_message_and_one_without() -> None:
         (record(1, Ending.REFUSED, picked_up=False), False),
         (record(1, picked_up=False), True),  # connected, and the hint of it was lost
         (record(1, trunk="um1"), False),
-        (record(1)._replace(attempts=()), False),
+        (replace(record(1), attempts=()), False),
     ],
 )
 async def test_what_counts_is_that_it_was_answered(call: CallRecord, *, counts: bool) -> None:
