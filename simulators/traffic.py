@@ -215,7 +215,12 @@ def _stream(spec: Traffic) -> Iterator[ArrivingCall]:
     callers = _numbers(spec.callers, _chance(spec, "callers"))
     for ats in _times(spec.arrivals, _chance(spec, "arrivals")):
         n = len(ats)
-        yield from map(ArrivingCall, ats, holds(n), called(n), callers(n))
+        # What the named tuple's own maker does, without a Python frame for each.
+        yield from map(
+            tuple.__new__,
+            repeat(ArrivingCall),
+            zip(ats, holds(n), called(n), callers(n), strict=False),
+        )
 
 
 def _chance(spec: Traffic, part: str) -> Random:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from umpack.core.values import value
+
 
 class Elsewhere(Enum):
     """Shall the same call be tried on another channel?"""
@@ -81,7 +83,7 @@ _FAR = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """The end of one attempt. `cause` is Q.850; `sip` the final SIP status where there was one.
 

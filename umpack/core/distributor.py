@@ -8,7 +8,7 @@ happened is appended to one stream, read with `take_records`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 
 from umpack.core.calls import (
@@ -39,7 +39,7 @@ from umpack.core.health import TrunkHealth
 from umpack.core.ledger import Lease, LeaseToken
 from umpack.core.no_route import LOST, NO_ROUTE, NoRoutes
 from umpack.core.offer import Offer as Offer  # noqa: PLC0414  # re-exported
-from umpack.core.pack import GOOD, GOOD_AGAIN, OPEN, OPEN_AGAIN, Grade, Pack
+from umpack.core.pack import GOOD, GOOD_AGAIN, OPEN, OPEN_AGAIN, Pack
 from umpack.core.roster import REMOVED, UnknownTarget
 from umpack.core.site import Site
 from umpack.core.trunk import TrunkId
@@ -238,12 +238,13 @@ class Distributor(Evidence[Offer]):
 
     def _assign(self, offer: Offer, now: float) -> Assignment | None:
         """Pack by pack for what is beyond doubt, and only then again for what is not."""
+        accepts = self._takes_letters if offer.lettered else None
         for wanted in (GOOD, OPEN):
             graded = False
             offer.passed_packs = ()
             for pack_id in offer.chain:
                 pack = self.packs[pack_id]
-                while (position := self._next(offer, pack, wanted)) >= 0:
+                while (position := pack.next_position(wanted, accepts)) >= 0:
                     health = self.health[pack.channels[position].trunk.id]
                     if health.due > now or not self.is_late(health.trunk, now):
                         return self._lease(offer, pack, position, health, now)
@@ -253,11 +254,6 @@ class Distributor(Evidence[Offer]):
             if not graded:
                 break
         return None
-
-    def _next(self, offer: Offer, pack: Pack, wanted: Sequence[Grade]) -> int:
-        if offer.lettered:
-            return pack.next_position_on(self._takes_letters, (), wanted)
-        return pack.next_position(wanted)
 
     def _reassign(self, offer: Offer, now: float) -> Assignment | None:
         """Pack by pack: another trunk first, then trunks that have lost single channels only."""

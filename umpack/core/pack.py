@@ -171,11 +171,18 @@ class Pack:
         order = self.plan.channels
         self.last = order.index(channel) if channel in order else -1
 
-    def next_position(self, grades: Sequence[Grade] = OPEN) -> int:
+    def next_position(
+        self,
+        grades: Sequence[Grade] = OPEN,
+        accepts: Callable[[TrunkId], bool] | None = None,
+    ) -> int:
         """The position the strategy names next, or -1 when none is idle. Changes nothing.
 
-        Trunks of the first of the `grades` go before those of the next, and of others none.
+        Trunks of the first of the `grades` go before those of the next, and of others none; where
+        not all are wanted, `accepts` says which.
         """
+        if accepts is not None:
+            return self.next_position_on(accepts, (), grades)
         if (tiers := self.tiers) is not None:
             return self._next_of(tiers[grade] for grade in grades if grade in tiers)
         if not self.cyclic:

@@ -13,6 +13,6 @@ def value(cls: type[T]) -> type[T]:
     """Makes a slotted dataclass whose fields mypy lets nobody set.
 
     At run time they are not frozen: a frozen dataclass takes three times as long to make, a named
-    tuple half as long again, and every call makes four of them.
+    tuple half as long again, and every call makes five of them.
     """
     return dataclass(slots=True)(cls)

@@ -35,11 +35,11 @@ from umpack.core import site as site_module
 from umpack.core import trunk as trunk_module
 from umpack.core.administration import Drain
 from umpack.core.calls import Assignment, Attempt, Call, CallRecord, Decision
-from umpack.core.causes import CAUSE_VERDICTS, NAMES, SIP_VERDICTS
+from umpack.core.causes import CAUSE_VERDICTS, NAMES, SIP_VERDICTS, Outcome
 from umpack.core.channel import TRANSITIONS, ChannelEvent, ChannelState
 from umpack.core.distributor import Distributor
 
-OF_EVERY_CALL = (Call, Assignment, Attempt, CallRecord)
+OF_EVERY_CALL = (Call, Assignment, Outcome, Attempt, CallRecord)
 """Too many are made for them to be frozen at run time as well."""
 
 MODULES = [
