@@ -40,7 +40,7 @@ from umpack.core.ledger import Lease, LeaseToken
 from umpack.core.no_route import LOST, NO_ROUTE, NoRoutes
 from umpack.core.offer import Offer as Offer  # noqa: PLC0414  # re-exported
 from umpack.core.pack import GOOD, GOOD_AGAIN, OPEN, OPEN_AGAIN, Pack
-from umpack.core.roster import REMOVED, UnknownTarget
+from umpack.core.roster import UnknownTarget
 from umpack.core.site import Site
 from umpack.core.trunk import TrunkId
 
@@ -105,7 +105,7 @@ class Distributor(Evidence[Offer]):
 
     def outcome(self, lease: Lease[Offer], outcome: Outcome, now: float) -> Decision:
         """An attempt has ended; its lease ends with it. `LeaseError` if it is not held."""
-        self.give_back(lease)
+        self.ledger.release(lease)
         offer = lease.holder
         answered = outcome.result is CONNECTED
         verdict = ANSWERED if answered else self._verdict(lease, outcome)
@@ -144,7 +144,7 @@ class Distributor(Evidence[Offer]):
     def release(self, token: LeaseToken, now: float, why: str = "connection ended") -> None:
         """The call's connection ended without an outcome. `LeaseError` if the lease is not held."""
         lease = self.ledger.lease_of(token)
-        self.give_back(lease)
+        self.ledger.release(lease)
         offer = lease.holder
         outcome = Outcome(Result.HUNG_UP, detail=why)
         verdict = self.site.causes.verdict(outcome)
@@ -173,7 +173,7 @@ class Distributor(Evidence[Offer]):
         """The PBX has no call any more where we hold a channel: an adopted call is over, or a lease
         has leaked. `LeaseError` if the lease is not held."""
         lease = self.ledger.lease_of(token)
-        self.give_back(lease)
+        self.ledger.release(lease)
         offer = lease.holder
         if lease.pack is None:
             offer.lease = None
@@ -200,16 +200,10 @@ class Distributor(Evidence[Offer]):
         another call or is not the trunk's; `LeaseError` if the lease is not held."""
         if not self.ledger.holds(lease):
             raise LeaseError(f"{lease!r} is not held")
-        channel, old = self.ledger.channels.get(id_), lease.channel
-        if (
-            channel is None
-            or channel.trunk is not old.trunk
-            or not self.ledger.move(lease, channel)
-        ):
+        channel = self.ledger.channels.get(id_)
+        if channel is None or channel.trunk is not lease.channel.trunk:
             return False
-        if REMOVED in old.blocks:
-            del self.ledger.channels[old.id]
-        return True
+        return self.ledger.move(lease, channel)
 
     def take_records(self) -> list[CallRecord]:
         """What ended since the last time, oldest first."""

@@ -16,9 +16,8 @@ from umpack.core.causes import CONNECTED, Blame, Outcome, Result, Verdict, words
 from umpack.core.channel import Channel
 from umpack.core.fitness import REST, Fitness
 from umpack.core.health_states import Admission
-from umpack.core.ledger import Holder, Lease
+from umpack.core.ledger import REMOVED, Holder, Lease
 from umpack.core.pack import PackId
-from umpack.core.roster import REMOVED
 from umpack.core.trunk import TrunkId
 
 

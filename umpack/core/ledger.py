@@ -25,6 +25,10 @@ from umpack.core.pack import Pack, Seat
 LeaseToken = NewType("LeaseToken", int)
 Holder = TypeVar("Holder")
 
+REMOVED = "removed"
+"""Block source of channels that left the configuration while a call was on them. Such a channel
+lives on for that call only."""
+
 _IDLE = ChannelState.IDLE
 
 
@@ -106,6 +110,8 @@ class Ledger(Generic[Holder]):
         if old.move(RELEASE) is _IDLE:
             for pack, position in old.seats:
                 pack.idle.add(position)
+        elif REMOVED in old.blocks:
+            del self.channels[old.id]
         channel.move(ChannelEvent.ADOPT)
         for pack, position in channel.seats:
             pack.idle.discard(position)
@@ -122,6 +128,8 @@ class Ledger(Generic[Holder]):
         if channel.move(RELEASE) is _IDLE:
             for pack, position in channel.seats:
                 pack.idle.add(position)
+        elif REMOVED in channel.blocks:
+            del self.channels[channel.id]
 
     def block(self, channel: Channel, source: str, why: str) -> None:
         """Keep new calls off a channel for `source`, which may be blocking it already."""

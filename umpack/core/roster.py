@@ -12,14 +12,12 @@ from typing import Generic
 from umpack.core.administration import Drain
 from umpack.core.channel import Channel, ChannelId
 from umpack.core.errors import OurFault
-from umpack.core.ledger import Holder, Lease, Ledger
+from umpack.core.ledger import REMOVED as REMOVED  # noqa: PLC0414  # re-exported
+from umpack.core.ledger import Holder, Ledger
 from umpack.core.pack import Pack, PackId, carried_pointer
 from umpack.core.routes import Routes
 from umpack.core.site import Site
 from umpack.core.trunk import Trunk
-
-REMOVED = "removed"
-"""Block source of channels that left the configuration while a call was on them."""
 
 
 class UnknownTarget(OurFault):
@@ -38,12 +36,6 @@ class Roster(Generic[Holder]):
         self._drains: dict[str, Drain] = {}
         self._parked: dict[PackId, ChannelId] = {}
         """Pointers of packs that are not configured now and may come back."""
-
-    def give_back(self, lease: Lease[Holder]) -> None:
-        """End a lease; a channel that only lived on for it leaves. `LeaseError` if not held."""
-        self.ledger.release(lease)
-        if REMOVED in lease.channel.blocks:
-            del self.ledger.channels[lease.channel.id]
 
     # -- the site ---------------------------------------------------------------------------
 
