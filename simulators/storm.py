@@ -37,9 +37,10 @@ thirty would do, more only make each one shorter and less independent of the nex
 "Batch size effects in the analysis of simulation output", Operations Research 30, 1982)."""
 
 _STEP = 4096
-_READ = 256
-"""Calls after which the records are read. A daemon reads them at once; thousands of them kept would
-only be what the processor's cache and the garbage collector have to carry."""
+_READ = 128
+"""Calls after which the records are read: so few that the garbage collector has nothing to do."""
+
+_CROWD = 512
 
 _ANSWERED = Outcome(Result.ANSWERED, 16)
 
@@ -115,7 +116,7 @@ class Tally:
         self._seconds = dict.fromkeys(channels, 0.0)
         self._open: list[tuple[float, ChannelId | None]] = []
         """Ends of calls that may not be over yet, and where they are; None for blocked ones."""
-        self._crowd = _STEP
+        self._crowd = _CROWD
         """So many of them, and it is time to forget those that are."""
         self._batch = batch
         self._due = since
@@ -132,8 +133,7 @@ class Tally:
             self._seconds[channel] += hold
         self._open.append((now + hold, channel))
         if len(self._open) > self._crowd:
-            self._open = [entry for entry in self._open if entry[0] > now]
-            self._crowd = 2 * len(self._open) + _STEP
+            self._forget(now)
 
     def report(self, seed: int, until: float, seconds: float) -> StormReport:
         """The storm to `until`, which this machine took `seconds` for.
@@ -169,6 +169,11 @@ class Tally:
             batches=tuple(map(_batch, self._marks, self._marks[1:])),
         )
 
+    def _forget(self, until: float) -> None:
+        """Calls that were over by then count as a whole at every later mark."""
+        self._open = [entry for entry in self._open if entry[0] > until]
+        self._crowd = 2 * len(self._open) + _CROWD
+
     def _mark_until(self, now: float) -> None:
         while self._due <= now:
             self._marks.append(self._mark(self._due))
@@ -179,11 +184,11 @@ class Tally:
 
     def _mark(self, at: float) -> _Mark:
         wanted, carried = self._wanted, dict(self._seconds)
+        self._forget(at)
         for end, channel in self._open:
-            if end > at:
-                wanted -= end - at
-                if channel is not None:
-                    carried[channel] -= end - at
+            wanted -= end - at
+            if channel is not None:
+                carried[channel] -= end - at
         return _Mark(
             at, self._offered, wanted, tuple(self._calls.values()), tuple(carried.values())
         )
