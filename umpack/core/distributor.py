@@ -109,7 +109,8 @@ class Distributor(Evidence[Offer]):
         offer = lease.holder
         answered = outcome.result is CONNECTED
         verdict = ANSWERED if answered else self._verdict(lease, outcome)
-        self._no_routes.ended(lease.channel.trunk.id, outcome, verdict)
+        if self._no_routes.numbers:
+            self._no_routes.ended(lease.channel.trunk.id, outcome, verdict)
         talk = None if offer.answered is None else now - offer.answered
         self.attempt_ends(lease, outcome, verdict, talk, now)
         offer.attempted(lease, outcome, verdict, now)

@@ -17,19 +17,20 @@ LOST = Verdict(Elsewhere.ONCE, Blame.TRUNK, "Q.850 2, 3: the trunk has no route 
 class NoRoutes:
     """The numbers each trunk had no route for, since it last had one for somebody."""
 
-    __slots__ = ("_numbers",)
+    __slots__ = ("numbers",)
 
     def __init__(self) -> None:
-        self._numbers: dict[TrunkId, set[str]] = {}
+        self.numbers: dict[TrunkId, set[str]] = {}
+        """Nearly always empty."""
 
     def ended(self, trunk: TrunkId, outcome: Outcome, verdict: Verdict) -> None:
         """An attempt ended otherwise; where it came through to somebody there is a route."""
-        if self._numbers and (outcome.result is Result.ANSWERED or verdict.blame is Blame.CALL):
-            self._numbers.pop(trunk, None)
+        if outcome.result is Result.ANSWERED or verdict.blame is Blame.CALL:
+            self.numbers.pop(trunk, None)
 
     def failed(self, trunk: TrunkId, called: str, many: int) -> bool:
         """There was no route; answers whether `many` different numbers had none."""
-        numbers = self._numbers.setdefault(trunk, set())
+        numbers = self.numbers.setdefault(trunk, set())
         if len(numbers) < many:
             numbers.add(called)
         return len(numbers) >= many

@@ -8,6 +8,8 @@ from umpack.core.ledger import Lease
 from umpack.core.pack import Exclusion, PackId
 from umpack.core.trunk import TrunkId
 
+_NO_TRUNKS: frozenset[TrunkId] = frozenset()
+
 
 class Offer:
     """Made by the distributor for every call; others read."""
@@ -39,7 +41,7 @@ class Offer:
         self.attempts: tuple[Attempt, ...] = ()
         self.passed_packs: tuple[PackTried, ...] = ()
         self.exclusions: tuple[Exclusion, ...] = ()
-        self.closed_trunks: frozenset[TrunkId] = frozenset()
+        self.closed_trunks = _NO_TRUNKS
         """Trunks that have failed this call as a whole."""
         self.cut_short = False
         """The present attempt has less time than its pack gives."""
