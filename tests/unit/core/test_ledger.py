@@ -5,7 +5,7 @@ import pytest
 from tests.sites import all_of, plan, trunk
 from umpack.core.channel import Channel, ChannelId, ChannelState
 from umpack.core.errors import LeaseError, StateError
-from umpack.core.ledger import Lease, LeaseToken, Ledger
+from umpack.core.ledger import REMOVED, Lease, LeaseToken, Ledger
 from umpack.core.pack import Pack, Strategy
 
 
@@ -169,6 +169,19 @@ def test_a_blocked_call_runs_on_and_its_channel_stays_out_afterwards() -> None:
     assert (idle(um), idle(spare)) == (["a:1", "a:3"], ["a:3"])
     ledger.unblock(lease.channel, "anna")
     assert (idle(um), idle(spare)) == (["a:1", "a:2", "a:3"], ["a:3", "a:2"])
+
+
+def test_a_removed_channel_lives_on_for_its_call_only() -> None:
+    ledger, um, _ = two_packs()
+    ended, moved = ledger.lease(um, 0, 0.0, "ended"), ledger.lease(um, 1, 0.0, "moved")
+    for lease in (ended, moved):
+        ledger.block(lease.channel, REMOVED, "removed from the configuration")
+    assert len(ledger.channels) == 3
+    ledger.release(ended)
+    assert list(ledger.channels) == ["a:2", "a:3"]
+    assert ledger.move(moved, um.channels[2])
+    assert list(ledger.channels) == ["a:3"]
+    assert (ledger.holds(moved), moved.channel.id) == (True, "a:3")
 
 
 def test_a_block_taken_back_during_the_call_leaves_no_trace() -> None:
