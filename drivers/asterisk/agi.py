@@ -163,6 +163,10 @@ class Step(StrEnum):
     ENDED = "ended"
 
 
+_SENT, _ANSWERED = Step.COMMAND_SENT, Step.ANSWERED
+_NEW, _WAITING, _DEAD = State.ENVIRONMENT, State.WAITING, State.DEAD
+"""What every command meets, at hand: see core.channel.LEASE."""
+
 # Everything that may happen; a missing pair is a fault, ours for COMMAND_SENT, else the peer's.
 # COMMAND_SENT in WAITING is missing for more than tidiness: Asterisk waits on the socket but reads
 # through stdio, and a second command that came along with the first stays unseen in its buffer.
@@ -243,9 +247,10 @@ class AgiProtocol:
 
         Raises StateError before the environment has ended, while an answer is due, and at the end.
         """
-        if Step.COMMAND_SENT not in TRANSITIONS[self._state]:
+        following = TRANSITIONS[self._state].get(_SENT)
+        if following is None:
             raise StateError(f"no command may be sent: the dialogue is {self._state.value}")
-        self._state = TRANSITIONS[self._state][Step.COMMAND_SENT]
+        self._state = following
         self._exec = line.startswith(b"EXEC ")
         return line
 
@@ -264,7 +269,7 @@ class AgiProtocol:
         if self._buffer:
             data = self._buffer + data
         events: list[AgiEvent] = []
-        if self._state is State.ENVIRONMENT:
+        if self._state is _NEW:
             end = self._environment_end(data)
             if end < 0:
                 self._buffer = data
@@ -274,7 +279,7 @@ class AgiProtocol:
                 events.append(HungUp())
             events.append(environment)
             data = data[end + 2 :]
-        elif self._state is State.DEAD:
+        elif self._state is _DEAD:
             return events
         lines = data.split(b"\n")
         self._buffer = lines.pop()
@@ -364,7 +369,7 @@ class AgiProtocol:
         if type(event) is Trying:
             self._step(Step.TRIED, line)
             return event
-        if event is None or not (self._state is State.WAITING or self._echo):
+        if event is None or not (self._state is _WAITING or self._echo):
             raise self._unexpected(line)
         self._usage, self._usage_bytes = [], 0
         return None
@@ -375,7 +380,7 @@ class AgiProtocol:
         if self._echo and answer.code == 520:
             self._echo = False
             return None
-        self._step(Step.ANSWERED, line)
+        self._step(_ANSWERED, line)
         self._echo = self._exec and answer.result == 1
         return answer
 
@@ -394,6 +399,9 @@ class AgiProtocol:
 @lru_cache(maxsize=256)  # a PBX says few different things, and what it says is a value
 def _parsed(line: bytes) -> AgiAnswer | Trying | HungUp | Literal["usage"] | None:
     text = line.decode("utf-8", "surrogateescape")
+    head, space, data = text.partition(" (")
+    if head == "200 result=1" and space and data.endswith(")"):
+        return AgiAnswer(200, 1, data[:-1])  # what a variable is answered with
     if match := _RESULT.fullmatch(text):
         word, data, rest = match.groups("")
         pairs = [pair.partition("=") for pair in rest.split(" ")] if rest else ()

@@ -197,13 +197,13 @@ class CallHandler:
         # No coroutine: one frame less on the way of every answer.
         return agi.command(line, limit=_ANSWER_LIMIT)
 
-    async def _hang_up(self, agi: AgiCall, decision: Decision) -> None:
+    def _hang_up(self, agi: AgiCall, decision: Decision) -> Awaitable[AgiAnswer]:
         cause = decision.cause if not isinstance(decision, Assignment) else 16
         # 16 ends an answered call with a BYE, which has no status. Whatever else the far end may
         # have said (50, 57, ...) must not become a 603 on its way to the caller either.
         if _is_sip(agi.environment) and cause != 16:
             cause = refusal_on_sip(cause)
-        await self._ask(agi, set_variable(CAUSE_VARIABLE, str(cause)))
+        return self._ask(agi, set_variable(CAUSE_VARIABLE, str(cause)))
 
 
 def outcome_of(
