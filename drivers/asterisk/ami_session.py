@@ -25,9 +25,6 @@ from drivers.asterisk.ami_wire import encode_action as encode
 from umpack.core.errors import PeerFault, PeerGone, PeerTimeout, ProtocolFault
 
 RECEIVE_BYTES: Final = 256 * 1024
-GATHER: Final = 0.01
-"""Seconds after events in which more are left to gather, while nobody waits for an answer: each
-reading wakes this thread and the loop, and each wants the interpreter from the calls."""
 BUSY_BYTES: Final = 16 * 1024
 """Of a stream that brings as much as this at once, no more is left to gather."""
 MAX_LIST: Final = 100_000
@@ -59,6 +56,9 @@ class AmiLimits:
     write: float = 3.0
     ping_every: float = 10.0
     ping: float = 3.0
+    gather: float = 0.01
+    """How long after events more are left to gather, while nobody waits for an answer: each reading
+    wakes a thread and the loop, and both want the interpreter from the calls."""
 
 
 @dataclass(slots=True)
@@ -288,7 +288,7 @@ class AmiSession(Manager):  # type: ignore[misc]
                     break
                 self._take(self._codec.feed(data))
                 if not self._pending and len(data) < BUSY_BYTES:
-                    time.sleep(GATHER)
+                    time.sleep(self._limits.gather)
         except OSError as error:
             fault = PeerGone(f"read failed: {error.strerror}")
         except ProtocolFault as error:

@@ -21,7 +21,15 @@ from loguru import logger
 
 from drivers.asterisk.agi_call import AgiCall
 from drivers.asterisk.agi_server import AgiServer, AgiServerLimits
-from drivers.asterisk.ami import AmiAddress, AmiEvent, AmiLink, EventsMissed, LinkDown, LinkUp
+from drivers.asterisk.ami import (
+    AmiAddress,
+    AmiEvent,
+    AmiLimits,
+    AmiLink,
+    EventsMissed,
+    LinkDown,
+    LinkUp,
+)
 from drivers.asterisk.calls import CallHandler
 from drivers.asterisk.hints import HINT_EVENTS, Hints
 from drivers.asterisk.last_order import LastOrderKeeper
@@ -54,6 +62,7 @@ class AsteriskPlan:
     agi_host: str
     agi_port: int
     ami: AmiAddress | None
+    limits: AmiLimits = AmiLimits()  # noqa: RUF009 - frozen
 
 
 class AsteriskDriver:
@@ -75,7 +84,7 @@ class AsteriskDriver:
         self._server: AgiServer | None = None
         self._ami: AmiLink | None = None
         if plan.ami:
-            self._ami = AmiLink(plan.ami, events=WANTED_EVENTS)
+            self._ami = AmiLink(plan.ami, events=WANTED_EVENTS, limits=plan.limits)
         self._hints = Hints(plan.pbx, distributor, clock, self._ami.collect if self._ami else None)
         self._waits = resumed and self._ami is not None
         self._ready_by = inf

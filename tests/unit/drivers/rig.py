@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 from loguru import logger
 
-from drivers.asterisk.ami import AmiAddress
+from drivers.asterisk.ami import AmiAddress, AmiLimits
 from drivers.asterisk.driver import AsteriskDriver, AsteriskPlan
 from drivers.asterisk.signal_polls import PollTimes
 from drivers.base import LinkState
@@ -205,7 +205,8 @@ async def beside(
     speed = pbx.plan.speed
     real = PollTimes(**{name: each / speed for name, each in asdict(times).items()})
     ami = AmiAddress("127.0.0.1", pbx.ami.port, "umpack", "umpack")
-    plan = AsteriskPlan(sites.MAIN, "127.0.0.1", 0, ami)
+    # What gathers for 10 ms would be late by 0.2 s of the PBX's, and an answer so late is news.
+    plan = AsteriskPlan(sites.MAIN, "127.0.0.1", 0, ami, AmiLimits(gather=0.0))
     driver = AsteriskDriver(plan, distributor, lambda: 1e6 + pbx.time.now(), real, resumed=resumed)
     rig = Rig(pbx, distributor, driver)
     sink = logger.add(lambda line: rig.log.append(str(line)), level="WARNING")
