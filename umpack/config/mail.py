@@ -82,6 +82,8 @@ class MessagesPlan:
     bundles: BundlePolicy = field(default=BundlePolicy())
     keep: float = 30 * DAY
     keep_records: float = 365 * DAY
+    mta_sts: bool = True
+    """Without relays."""
 
 
 def plan_from(
@@ -135,6 +137,7 @@ def plan_from(
         bundles=bundles,
         keep=table.retention.originals,
         keep_records=table.retention.records,
+        mta_sts=table.mta_sts,
     )  # fmt: skip
 
 
@@ -160,6 +163,7 @@ def described(plan: MessagesPlan) -> dict[str, Any]:
         "order": plan.order,
         "tls": plan.tls,
         "verify": plan.verify,
+        "mta_sts": plan.mta_sts and not plan.relays,
         "auth": {"user": plan.auth.user, "secret": str(plan.auth.secret)} if plan.auth else None,
         "connections": plan.connections,
         "per_server": plan.per_server,

@@ -80,6 +80,9 @@ class Reader:
             self._error(("auth",), "with `tls: never` the secret goes in clear: say `clear: true`")
         if table.auth and table.mx:
             self._error(("auth",), "is for relays; servers DNS names ask for none")
+        if table.relays and table.mta_sts and "mta_sts" in table.model_fields_set:
+            why = "`tls: required` and `verify: true` are for relays"
+            self._warn(("mta_sts",), f"is of no use without `mx`; {why}")
         if table.timezone is not None:
             try:
                 zoneinfo.ZoneInfo(table.timezone)

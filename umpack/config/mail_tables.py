@@ -132,6 +132,9 @@ class Messages(Table):
     authorities: Text | None = Field(
         None, description="PEM file of those who may sign them. Default: the machine's."
     )
+    mta_sts: bool = Field(
+        True, description="With `mx`: what a domain's MTA-STS policy (RFC 8461) asks for is done."
+    )
     auth: Auth | None = Field(None, description="Account at the relays.")
     connections: int = Field(20, ge=1, le=1000, description="Connections at once.")
     per_server: int = Field(8, ge=1, le=1000, description="Of these, to one server.")

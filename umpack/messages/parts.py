@@ -25,6 +25,7 @@ from umpack.messages.ldap_directory import LdapDirectory, LdapPlan
 from umpack.messages.letter import Address
 from umpack.messages.mail import Composer, MailPlan
 from umpack.messages.relays import Login, Manner, Order, Target, Tls
+from umpack.messages.sts_policies import Policies
 from umpack.messages.templates import read_languages
 from umpack.messages.transport import Transport, TransportPlan
 
@@ -34,7 +35,7 @@ AT_START: Final = (
 """What is read once: another spool is another umpack, and the rest is bound up with it."""
 _TRANSPORT: Final = (
     "hello", "relays", "order", "port", "tls", "verify", "authorities", "auth", "connections",
-    "per_server",
+    "per_server", "mta_sts",
 )  # fmt: skip
 _DIRECTORIES: Final = ("directories", "ldap", "language", "attach")
 
@@ -132,7 +133,13 @@ def _transport(
         connections=plan.connections,
         per_server=plan.per_server,
     )
-    return Transport(outgoing, resolver or _resolver(), now, rng)
+    names = resolver or _resolver()
+    policies = None
+    if plan.mta_sts and not plan.relays:
+        policies = Policies(
+            names, now, authorities=outgoing.authorities, store=plan.spool / "mta-sts.db"
+        )
+    return Transport(outgoing, names, now, rng, policies)
 
 
 def _ldap(plan: MessagesPlan) -> LdapPlan:

@@ -22,7 +22,7 @@ import dns.asyncresolver
 from loguru import logger
 
 from umpack.core.errors import ConfigError, PeerFault
-from umpack.messages.circuits import CircuitPolicy, Circuits
+from umpack.messages.circuits import Circuit, CircuitPolicy, Circuits
 from umpack.messages.letter import (
     Address,
     Deferred,
@@ -45,6 +45,7 @@ from umpack.messages.relays import (
     servers,
 )
 from umpack.messages.smtp import converse, tls_context
+from umpack.messages.sts_policies import Policies
 from umpack.messages.transaction import Limits, Talk
 
 MAX_CIRCUITS: Final = 1000
@@ -109,6 +110,8 @@ class _Try:
     asked: str = ""
     """The server asked last."""
     sessions: int = 0
+    enforced: bool = False
+    """The domain's MTA-STS policy says how its exchangers are spoken with."""
 
     def end_all(self, end: Delivery) -> None:
         """The same for all who have none."""
@@ -162,12 +165,14 @@ class Transport:
         resolver: dns.asyncresolver.Resolver,
         now: Callable[[], float],
         rng: random.Random,
+        policies: Policies | None = None,
     ) -> None:
         """Reads the certificates of authorities once, from disk."""
         self._plan = plan
         self._resolver = resolver
         self._now = now
         self._rng = rng
+        self._policies = policies
         self._turns = count()
         self._slots = Slots(plan.connections, plan.per_server)
         self.circuits = Circuits(plan.circuits)
@@ -179,6 +184,8 @@ class Transport:
                 self._contexts[manner.verify] = tls_context(
                     verify=manner.verify, authorities=plan.authorities
                 )
+        if policies is not None:
+            self._contexts.setdefault(True, policies.context)
 
     async def deliver(
         self,
@@ -259,6 +266,10 @@ class Transport:
                 one.end_all(found)
                 return ()
             ranks = found
+            if self._policies is not None:
+                applied = await self._policies.applied(one.domain, found)
+                ranks, one.enforced = applied.ranks, applied.enforced
+                one.whys += applied.whys(one.domain)
         first = [target for rank in ranks for target in rank if _is_of(one.first, target)]
         return ((first[0],), *ranks) if first else ranks
 
@@ -285,7 +296,8 @@ class Transport:
             if self._rests(label, one):
                 return label
             one.ask(label)
-            trial = self.circuits.of(label).begin()
+            circuit = self._circuit(label, one)
+            trial = circuit.begin()
             server = by_label[label]
             try:
                 talk = await converse(
@@ -294,14 +306,18 @@ class Transport:
                 )  # fmt: skip
             except BaseException:
                 if trial:
-                    self.circuits.of(label).given_up(self._now())
+                    circuit.given_up(self._now())
                 raise
-        self._report(label, talk.fault)
+        self._report(circuit, label, talk.fault)
         one.learn(talk)
         return label
 
+    def _circuit(self, label: str, one: _Try) -> Circuit:
+        # What one domain's policy asks of a server must not keep others from using it.
+        return self.circuits.of(f"{label} (MTA-STS)" if one.enforced else label)
+
     def _rests(self, label: str, one: _Try) -> bool:
-        circuit = self.circuits.of(label)
+        circuit = self._circuit(label, one)
         wait = circuit.wait(self._now())
         if wait <= 0 or label == one.first:
             return False
@@ -309,8 +325,7 @@ class Transport:
         one.whys.append(f"{label} is left alone for {wait:.0f} s: {circuit.why}")
         return True
 
-    def _report(self, label: str, fault: str) -> None:
-        circuit = self.circuits.of(label)
+    def _report(self, circuit: Circuit, label: str, fault: str) -> None:
         if fault:
             if circuit.failed(self._now(), fault):
                 logger.warning("mail server rests: {}", fault)
