@@ -97,6 +97,13 @@ def test_a_secret_for_whoever_answers_is_told(tmp_path: Path) -> None:
     assert loaded(tmp_path, auth=auth, tls="required", verify=True) == []
 
 
+def test_policies_of_domains_are_for_exchangers(tmp_path: Path) -> None:
+    (warning,) = loaded(tmp_path, mta_sts=True)
+    assert "`tls: required` and `verify: true` are for relays" in warning
+    for more in ({}, {"mta_sts": False}, {"relays": [], "mx": True, "mta_sts": True}):
+        assert loaded(tmp_path, **more) == []
+
+
 def test_the_delivered_directories_are_the_same() -> None:
     one, other = (read_directory(ETC / f"mailboxes.{kind}") for kind in ("csv", "yml"))
     assert one.entries == other.entries

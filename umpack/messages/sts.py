@@ -50,6 +50,8 @@ class Policy:
     def covers(self, host: str) -> bool:
         """RFC 8461 4.1: the same name, or a pattern whose `*` is exactly its first label."""
         name = host.lower().removesuffix(".")
+        if "*" in name:
+            return False
         return name in self.mx or f"*.{name.partition('.')[2]}" in self.mx
 
 

@@ -9,6 +9,7 @@ What cannot be found out changes nothing: a policy once seen binds until its `ma
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import socket
 import ssl
@@ -268,7 +269,7 @@ class _Addresses(AbstractResolver):
         try:
             found = await servers(Target(host, port, mx=True), self._resolver)
         except PeerFault as fault:
-            raise OSError(str(fault)) from fault
+            raise OSError(errno.EHOSTUNREACH, str(fault)) from fault
         return [
             ResolveResult(
                 hostname=host, host=one.address, port=port, proto=0,
