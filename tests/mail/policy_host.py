@@ -47,6 +47,7 @@ class PolicyHost:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "text/plain"})
     hangs: bool = False
+    endless: bool = False
     host: str = "127.0.0.1"
     port: int = 0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,11 +71,16 @@ class PolicyHost:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.host.partition(':')[0]}{request.path}")
         self.heard = dict(request.headers)
         self.arrived.set()
         if self.hangs:
             await asyncio.Event().wait()
+        if self.endless:
+            stream = web.StreamResponse(headers=self.headers)
+            await stream.prepare(request)
+            while True:
+                await stream.write(b"x: y\n" * 1000)
         body = self.text if isinstance(self.text, bytes) else self.text.encode()
         return web.Response(body=body, status=self.status, headers=self.headers)

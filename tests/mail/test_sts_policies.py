@@ -148,6 +148,13 @@ async def test_a_host_that_says_nothing_has_its_time(trusted: Authority) -> None
             await here.fetch(limit=0.5)
 
 
+async def test_a_host_that_never_ends_is_left(trusted: Authority) -> None:
+    async with world(trusted) as here:
+        here.host.endless = True
+        with pytest.raises(PeerFault, match="longer than 65536"):
+            await here.fetch(limit=30.0)
+
+
 async def test_a_host_that_is_not_there_or_not_known(trusted: Authority) -> None:
     async with world(trusted) as here:
         here.zone[HOST] = Fails.SERVFAIL
