@@ -9,48 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-from binascii import b2a_base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from email.headerregistry import Address as MailAddress
-from email.headerregistry import HeaderRegistry
-from email.message import EmailMessage, MIMEPart
-from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
-from umpack.core.errors import ConfigError, OurFault
-from umpack.messages import texts
+from umpack.core.errors import ConfigError
+from umpack.messages import mime, texts
 from umpack.messages.directory import Attach, Mailbox
 from umpack.messages.document import FlawKind, flaws_of
 from umpack.messages.facts import Circumstances, facts_of, pages_of
 from umpack.messages.letter import Address, Letter, a_label, address
 from umpack.messages.message import Kind, Message, Recipient
+from umpack.messages.mime import Header
 from umpack.messages.outcomes import Outcome, Relation, outcome
 from umpack.messages.templates import Templates
 from umpack.messages.voice import Coded
 
-
-class _Headers(HeaderRegistry):
-    """Makes the class of every header once: the registry's own makes it anew for each header of
-    each mail, and the garbage collector has as many classes to find."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._made: dict[str, type] = {}
-
-    def __getitem__(self, name: str) -> type:
-        known = name.lower()
-        if known not in self._made:
-            self._made[known] = super().__getitem__(name)
-        return self._made[known]
-
-
-_HEADERS: Final = _Headers()
-_ASCII: Final = SMTP.clone(header_factory=_HEADERS)
-_UTF8: Final = SMTPUTF8.clone(header_factory=_HEADERS)
 _BOUNCE: Final = re.compile(r"[^@]+\+([0-9a-f]{16})\.(\d{1,6})\.(\d{1,6})@[^@]+")
 _SOUND: Final[Mapping[str, str]] = {".wav": "audio/wav", ".ogg": "audio/ogg", ".opus": "audio/ogg"}
 
@@ -142,25 +119,22 @@ class Composer:
         )
         facts = facts_of(message, around, templates, self._plan.zone)
         section = _section(message)
-        mail = EmailMessage(policy=_ASCII if recipient.address.isascii() else _UTF8)
         subject = facts | {"caller": _caller(message) or texts.header(facts["caller"]),
                            "called": texts.header(message.call.called, 40) or "?",
                            "name": texts.header(facts["name"]),
                            "station": texts.header(facts["station"])}  # fmt: skip
         # Of what a template makes once more only what belongs on one line.
-        mail["Subject"] = texts.line(templates.subject(f"subject {section}", subject), 200)
-        self._head(mail, message, recipient)
-        _set_text(mail, templates.body(f"body {section}", facts))
-        boundary = _boundary(recipient)
-        for number, attachment in enumerate(attachments):
-            _attach(mail, attachment, _place(boundary, number))
+        about = texts.line(templates.subject(f"subject {section}", subject), 200)
+        tail = [Header("Content-Class", "fax" if message.call.kind is Kind.FAX else "voice-ca")]
         if attachments:
-            mail["X-AttachmentOrder"] = ";".join(attachment.name for attachment in attachments)
-            mail.set_boundary(boundary)
-        # Last, as headers that begin with Content- go with the text when files are attached.
-        mail["Content-Class"] = "fax" if message.call.kind is Kind.FAX else "voice-ca"
+            order = ";".join(attachment.name for attachment in attachments)
+            tail.insert(0, Header("X-AttachmentOrder", order))
+        body = mime.written(
+            (Header("Subject", about), *self._head(message, recipient)), tail,
+            templates.body(f"body {section}", facts), [_file(one) for one in attachments],
+            _boundary(recipient), utf8=not recipient.address.isascii(),
+        )  # fmt: skip
         sender = self.bounce_address(message, recipient)
-        body = _filled(mail.as_bytes(), boundary, attachments)
         return Letter(recipient.message_id, sender, (Address(recipient.address),), body)
 
     def bounce_address(self, message: Message, recipient: Recipient) -> Address:
@@ -171,35 +145,34 @@ class Composer:
         key = f"{message.id[-16:]}.{recipient.number}.{recipient.edition}"
         return address(f"{local}+{key}@{domain}")
 
-    def _head(self, mail: EmailMessage, message: Message, recipient: Recipient) -> None:
+    def _head(self, message: Message, recipient: Recipient) -> Iterator[Header | mime.Mailbox]:
         local, _, domain = self._plan.sender.rpartition("@")
-        mail["From"] = MailAddress(self._plan.name, _unquoted(local), a_label(domain))
+        yield mime.Mailbox("From", self._plan.name, _unquoted(local), a_label(domain))
         local, _, domain = address(recipient.address).rpartition("@")
         domain = domain if domain.startswith("[") else a_label(domain)
-        mail["To"] = MailAddress("", _unquoted(local), domain)
-        mail["Date"] = format_datetime(
-            datetime.fromtimestamp(int(recipient.date), UTC).astimezone(self._plan.zone)
-        )
-        mail["Message-ID"] = recipient.message_id
+        yield mime.Mailbox("To", "", _unquoted(local), domain)
+        date = datetime.fromtimestamp(int(recipient.date), UTC).astimezone(self._plan.zone)
+        yield Header("Date", format_datetime(date))
+        yield Header("Message-ID", recipient.message_id)
         fax = message.call.kind is Kind.FAX
-        mail["Message-Context"] = "fax-message" if fax else "voice-message"
+        yield Header("Message-Context", "fax-message" if fax else "voice-message")
         if caller := _caller(message):
-            mail["X-CallingTelephoneNumber"] = caller
+            yield Header("X-CallingTelephoneNumber", caller)
         seconds = message.engine.seconds if message.engine else None
         if fax:
-            mail["X-FaxNumberOfPages"] = str(pages_of(message))
+            yield Header("X-FaxNumberOfPages", str(pages_of(message)))
         elif seconds is not None:
-            mail["X-VoiceMessageDuration"] = str(round(seconds))
+            yield Header("X-VoiceMessageDuration", str(round(seconds)))
         if not fax and (name := texts.header(message.call.caller_name)):
-            mail["X-VoiceMessageSenderName"] = name
+            yield Header("X-VoiceMessageSenderName", name)
         if call := texts.header(message.call.call):
-            mail["X-CallID"] = call
-        mail["X-Umpack-Id"] = message.id
-        mail["X-Umpack-Result"] = outcome(message).value
+            yield Header("X-CallID", call)
+        yield Header("X-Umpack-Id", message.id)
+        yield Header("X-Umpack-Result", outcome(message).value)
         if _doubtful(message):
-            mail["X-Umpack-Quality"] = "doubtful"
-        mail["Auto-Submitted"] = "auto-generated"
-        mail["X-Auto-Response-Suppress"] = "All"
+            yield Header("X-Umpack-Quality", "doubtful")
+        yield Header("Auto-Submitted", "auto-generated")
+        yield Header("X-Auto-Response-Suppress", "All")
 
 
 def bounced(recipient: str) -> tuple[str, int, int] | None:
@@ -303,41 +276,15 @@ def _numbered(attachments: Iterable[_Attachment]) -> list[_Attachment]:
     return list(found.values())
 
 
-def _attach(mail: EmailMessage, attachment: _Attachment, place: str) -> None:
-    """Attach it with `place` for its data, which `_filled` puts there: the generator of `email`
-    would take the base64 text apart line by line, which takes longer than all the rest."""
-    main, _, sub = attachment.type.partition("/")
-    mail.add_attachment(b"", maintype=main, subtype=sub, filename=attachment.name)
-    part: MIMEPart = list(mail.iter_attachments())[-1]
-    part.set_payload(f"{place}\n")
-    if sub == "tiff":
-        part.set_param("application", "faxbw")  # RFC 3302
-    if attachment.seconds is not None:
-        part["Content-Duration"] = str(round(attachment.seconds))  # RFC 3803
-
-
-def _place(boundary: str, number: int) -> str:
-    # As little to be found in a text as the boundary itself, and no boundary (RFC 2046 5.1.1).
-    return f"{boundary}.{number}"
-
-
-def _filled(mail: bytes, boundary: str, attachments: Sequence[_Attachment]) -> bytes:
-    """The mail with its attachments, in lines of 76 (RFC 2045 6.8)."""
-    parts = []
-    for number, attachment in enumerate(attachments):
-        before, found, mail = mail.partition(f"{_place(boundary, number)}\r\n".encode())
-        if not found:
-            raise OurFault(f"no place for attachment {number + 1} of a mail")
-        text = b2a_base64(attachment.data, newline=False)
-        parts += [before, *(text[at : at + 76] + b"\r\n" for at in range(0, len(text), 76))]
-    return b"".join((*parts, mail))
-
-
-def _set_text(mail: EmailMessage, body: str) -> None:
-    body = body.encode("utf-8", "replace").decode("utf-8")
-    short = all(len(line) <= 78 for line in body.splitlines())
-    plain = body.isascii() and short
-    mail.set_content(body, charset="utf-8", cte="7bit" if plain else "quoted-printable")
+def _file(attachment: _Attachment) -> mime.File:
+    return mime.File(
+        attachment.data,
+        attachment.type,
+        attachment.name,
+        ("application", "faxbw") if attachment.type == "image/tiff" else None,  # RFC 3302
+        () if (seconds := attachment.seconds) is None
+        else (Header("Content-Duration", str(round(seconds))),),  # RFC 3803
+    )  # fmt: skip
 
 
 def _boundary(recipient: Recipient) -> str:
