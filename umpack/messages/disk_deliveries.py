@@ -11,6 +11,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -31,7 +32,8 @@ T = TypeVar("T")
 
 
 class DiskDeliveries(SpoolArchive):
-    """The part of `DiskSpool` that senders and people use."""
+    """The part of `DiskSpool` that senders and people use. What ends in -ing does not block: it
+    answers a future of the writer's."""
 
     def __init__(
         self,
@@ -54,19 +56,29 @@ class DiskDeliveries(SpoolArchive):
     def claim(self, id_: MessageId, number: int, now: float) -> Delivery:
         """Take a delivery for sending. `StateError` if it is not to be had: not an error of the
         sender's, another was first. It must then end by exactly one of the following."""
+        return self.claiming(id_, number, now).result()
+
+    def claiming(self, id_: MessageId, number: int, now: float) -> Future[Delivery]:
+        """See `claim`."""
         token = secrets.token_hex(8)
-        delivery = self._do(
-            lambda db: deliveries.claim(db, id_, number, token, now), FaultPoint.CLAIM_ROW
+        return self._writer.ask(
+            lambda db: deliveries.claim(db, id_, number, token, now),
+            FaultPoint.CLAIM_ROW,
+            FaultPoint.CLAIM_DONE,
         )
-        self._reach(FaultPoint.CLAIM_DONE)
-        return delivery
 
     def sent(
         self, delivery: Delivery, now: float, server: str, reply: str, queue_id: str = ""
     ) -> None:
         """250 after the final dot. This and the next three raise `LeaseError` if the delivery is
         not held; on `SpoolFault` the outcome is owed, and tried again by `settle`."""
-        self._end(
+        self.sending(delivery, now, server, reply, queue_id).result()
+
+    def sending(
+        self, delivery: Delivery, now: float, server: str, reply: str, queue_id: str = ""
+    ) -> Future[None]:
+        """See `sent`."""
+        return self._ending(
             delivery, RecipientEvent.ACCEPTED, now,
             server=server, reply=reply, queue_id=queue_id, why="",
         )  # fmt: skip
@@ -93,7 +105,11 @@ class DiskDeliveries(SpoolArchive):
 
     def shape(self, id_: MessageId, number: int, form: Form) -> None:
         """Fix in which form the mail of a delivery is written."""
-        self._do(lambda db: deliveries.shape(db, id_, number, form))
+        self.shaping(id_, number, form).result()
+
+    def shaping(self, id_: MessageId, number: int, form: Form) -> Future[None]:
+        """See `shape`."""
+        return self._writer.ask(lambda db: deliveries.shape(db, id_, number, form))
 
     def uncertain(
         self, delivery: Delivery, now: float, next_at: float, why: str, server: str
@@ -169,6 +185,17 @@ class DiskDeliveries(SpoolArchive):
         then: Job[None] | None = None,
         **words: str,
     ) -> None:
+        self._ending(delivery, event, now, next_at, then, **words).result()
+
+    def _ending(
+        self,
+        delivery: Delivery,
+        event: RecipientEvent,
+        now: float,
+        next_at: float | None = None,
+        then: Job[None] | None = None,
+        **words: str,
+    ) -> Future[None]:
         columns: dict[str, str | float] = {key: stored(text) for key, text in words.items() if text}
         if next_at is not None:
             columns["next_at"] = next_at
@@ -179,21 +206,32 @@ class DiskDeliveries(SpoolArchive):
             if then is not None:
                 then(db)
 
+        held = delivery.recipient
+        name = f"outcome of {held.message} to no. {held.number}"
+
         def attempt() -> None:
             self._do(ended, FaultPoint.OUTCOME_ROW)
 
-        held = delivery.recipient
-        self._or_owe(f"outcome of {held.message} to no. {held.number}", attempt)
-        self._reach(FaultPoint.OUTCOME_DONE)
+        def lost() -> None:
+            self._owe(name, attempt)
+
+        try:
+            return self._writer.ask(ended, FaultPoint.OUTCOME_ROW, FaultPoint.OUTCOME_DONE, lost)
+        except SpoolFault:
+            lost()
+            raise
 
     def _or_owe(self, name: str, attempt: Callable[[], T]) -> T:
         """What the disk refuses now must be done when it works again."""
         try:
             return attempt()
         except SpoolFault:
-            with self._books:
-                self._owed[name] = attempt
+            self._owe(name, attempt)
             raise
+
+    def _owe(self, name: str, attempt: Callable[[], object]) -> None:
+        with self._books:
+            self._owed[name] = attempt
 
     def _mail_id(self, id_: MessageId) -> str:
         return f"<{id_}@{self._domain}>"

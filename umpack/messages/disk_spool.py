@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,19 +227,31 @@ class DiskSpool(DiskDeliveries):
         self, id_: MessageId, document: DocumentFacts, related: MessageId | None = None
     ) -> Message:
         """Keep what was found in the original, and which earlier message it repeats."""
-        return self._do(lambda db: records.describe(db, id_, document, related))
+        return self.describing(id_, document, related).result()
+
+    def describing(
+        self, id_: MessageId, document: DocumentFacts, related: MessageId | None = None
+    ) -> Future[Message]:
+        """See `describe`."""
+        return self._writer.ask(lambda db: records.describe(db, id_, document, related))
 
     def address(
         self, id_: MessageId, addresses: Sequence[str], forms: Mapping[str, Form] | None = None
     ) -> Message:
         """Name the recipients, and by address in which form they get it; each is due at once.
         Once only: `StateError`."""
+        return self.addressing(id_, addresses, forms).result()
+
+    def addressing(
+        self, id_: MessageId, addresses: Sequence[str], forms: Mapping[str, Form] | None = None
+    ) -> Future[Message]:
+        """See `address`."""
         now = self.now()
-        message = self._do(
-            lambda db: records.address(db, id_, addresses, now, forms), FaultPoint.ADDRESS_ROW
+        return self._writer.ask(
+            lambda db: records.address(db, id_, addresses, now, forms),
+            FaultPoint.ADDRESS_ROW,
+            FaultPoint.ADDRESS_DONE,
         )
-        self._reach(FaultPoint.ADDRESS_DONE)
-        return message
 
     # -- upkeep -----------------------------------------------------------------------------
 

@@ -1,14 +1,15 @@
 """The spool as the daemon holds it: a `DiskSpool` asked from an event loop, which never waits.
 
-Each question runs on one of a few threads; those that write meet in one transaction there. What
-has begun goes on when its caller is cancelled, as callers hang up in the midst of a commit.
+What touches files or only reads runs on one of a few threads; all that writes rows meets in one
+transaction on the writer's, which is asked directly where there is nothing else to do. What has
+begun goes on when its caller is cancelled, as callers hang up in the midst of a commit.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -126,17 +127,17 @@ class Spool:
         self, id_: MessageId, document: DocumentFacts, related: MessageId | None = None
     ) -> Message:
         """Keep what was found in the original."""
-        return await self._ask(self.disk.describe, id_, document, related)
+        return await _written(self.disk.describing(id_, document, related))
 
     async def address(
         self, id_: MessageId, addresses: Sequence[str], forms: Mapping[str, Form] | None = None
     ) -> Message:
         """Name the recipients."""
-        return await self._ask(self.disk.address, id_, addresses, forms)
+        return await _written(self.disk.addressing(id_, addresses, forms))
 
     async def shape(self, id_: MessageId, number: int, form: Form) -> None:
         """Fix in which form the mail of a delivery is written."""
-        await self._ask(self.disk.shape, id_, number, form)
+        await _written(self.disk.shaping(id_, number, form))
 
     async def unaddressed(self, limit: int = 100) -> list[Message]:
         """What nobody has been named for yet, oldest first."""
@@ -152,13 +153,13 @@ class Spool:
 
     async def claim(self, id_: MessageId, number: int, now: float) -> Delivery:
         """Take one delivery for sending."""
-        return await self._ask(self.disk.claim, id_, number, now)
+        return await _written(self.disk.claiming(id_, number, now))
 
     async def sent(
         self, delivery: Delivery, now: float, server: str, reply: str, queue_id: str = ""
     ) -> None:
         """250 after the final dot."""
-        await self._ask(self.disk.sent, delivery, now, server, reply, queue_id)
+        await _written(self.disk.sending(delivery, now, server, reply, queue_id))
 
     async def failed(
         self, delivery: Delivery, now: float, next_at: float, why: str, server: str = ""
@@ -299,12 +300,7 @@ class Spool:
         return loop.run_in_executor(self._threads, partial(call, *args, **more))
 
     async def _ask(self, call: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
-        asked = self._begin(call, *args, **more)
-        try:
-            return await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            asked.add_done_callback(_log_failure)
-            raise
+        return await _carried(self._begin(call, *args, **more))
 
     def _withdraw(self, asked: asyncio.Future[Intent]) -> None:
         """An intent that came too late: its call was refused."""
@@ -324,3 +320,17 @@ class Spool:
 def _log_failure(asked: asyncio.Future[T]) -> None:
     if (error := asked.exception()) is not None:
         logger.error("spool: {}", error)
+
+
+async def _written(answer: Future[T]) -> T:
+    """What the writer answers, without a thread that waits for it."""
+    return await _carried(asyncio.wrap_future(answer))
+
+
+async def _carried(asked: asyncio.Future[T]) -> T:
+    """Its end is logged at least, if its caller has gone."""
+    try:
+        return await asyncio.shield(asked)
+    except asyncio.CancelledError:
+        asked.add_done_callback(_log_failure)
+        raise

@@ -40,11 +40,13 @@ def prove_writable(connection: sqlite3.Connection) -> None:
 class _Order:
     job: Job[Any]
     reached: FaultPoint | None
+    durable: FaultPoint | None
+    lost: Callable[[], None] | None
     answer: Future[Any]
 
 
 class SpoolWriter(threading.Thread):
-    """Owns the connection. `do` is for every other thread."""
+    """Owns the connection. `ask` and `do` are for every other thread."""
 
     def __init__(self, path: Path, faults: FaultPoints) -> None:
         super().__init__(name="umpack-spool", daemon=True)
@@ -62,17 +64,30 @@ class SpoolWriter(threading.Thread):
         """When the batch now being written began (monotonic)."""
 
     def do(self, job: Job[T], reached: FaultPoint | None = None) -> T:
-        """Run `job` in a transaction and block until that is on disk; answers what it answered.
+        """As `ask`, and block until it is on disk."""
+        return self.ask(job, reached).result()
 
-        `reached` names the moment before the commit. Raises what the job raised, and `SpoolFault`
-        if the transaction could not be written.
+    def ask(
+        self,
+        job: Job[T],
+        reached: FaultPoint | None = None,
+        durable: FaultPoint | None = None,
+        lost: Callable[[], None] | None = None,
+    ) -> Future[T]:
+        """Run `job` in a transaction; what it answered is known when that is on disk. Does not
+        block, and cannot be taken back.
+
+        `reached` and `durable` name the moments before and after the commit. The future has what
+        the job raised, and `SpoolFault` if the transaction could not be written: `lost` is called
+        before anybody hears of that. Raises `SpoolFault` if the writer has ended.
         """
         answer: Future[T] = Future()
+        answer.set_running_or_notify_cancel()  # nobody may cancel it from now on
         with self._gate:  # nothing may be queued behind the end
             if self._closed:
                 raise SpoolFault(f"spool {self._path}: closed")
-            self._orders.put(_Order(job, reached, answer))
-        return answer.result()
+            self._orders.put(_Order(job, reached, durable, lost, answer))
+        return answer
 
     def stop(self) -> None:
         """Do what was asked before, then end."""
@@ -123,6 +138,8 @@ class SpoolWriter(threading.Thread):
                 logger.info("spool {}: writes again", self._path)
                 self.fault = ""
             for order, answer in done:
+                if order.durable is not None:
+                    self._faults.reach(order.durable)
                 order.answer.set_result(answer)
         finally:
             self.last_sync = clock.monotonic() - began
@@ -168,6 +185,8 @@ class SpoolWriter(threading.Thread):
             if not order.answer.done():
                 fault = SpoolFault(f"spool {self._path}: {words}")
                 fault.__cause__ = error
+                if order.lost is not None:
+                    order.lost()
                 order.answer.set_exception(fault)
 
     def _disconnect(self) -> None:
