@@ -126,10 +126,13 @@ def connect(path: Path, *, busy: float = 1.0) -> sqlite3.Connection:
     return connection
 
 
-def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, with rows that answer to column names."""
+def connect_to_read(path: Path, *, one_thread: bool = True) -> sqlite3.Connection:
+    """A connection that cannot write, with rows that answer to column names. Unless it is for
+    `one_thread`, it may be handed on to another between two questions."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None)
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=one_thread
+    )
     connection.row_factory = sqlite3.Row
     return connection
 

@@ -15,7 +15,7 @@ from umpack.core.errors import LeaseError, OurFault, StateError
 from umpack.journal.rows import Cell, stored
 from umpack.messages import records
 from umpack.messages.message import Decision, Delivery, Form, Message, MessageId, Recipient
-from umpack.messages.spool_rows import form_cell
+from umpack.messages.spool_rows import form_cell, recipient_of
 from umpack.messages.states import (
     OPEN,
     RECIPIENT,
@@ -67,7 +67,7 @@ def claim(db: Db, id_: MessageId, number: int, token: str, now: float) -> Delive
     if now < recipient.next_at <= now + FAR:
         raise StateError(f"{id_} to no. {number}: not due")
     _move(db, recipient, RecipientEvent.CLAIM, now, {"token": token})
-    message = records.fetch(db, id_)
+    message = records.followed(db, message)
     return Delivery(message, _recipient(message, number), token)
 
 
@@ -81,12 +81,11 @@ def end(
     """How a claimed delivery ended. `LeaseError` if it is not held by this token."""
     held = delivery.recipient
     row = db.execute(
-        "SELECT token FROM recipients WHERE message = ? AND number = ?",
-        (held.message, held.number),
+        "SELECT * FROM recipients WHERE message = ? AND number = ?", (held.message, held.number)
     ).fetchone()
-    if row is None or not delivery.token or row[0] != delivery.token:
+    if row is None or not delivery.token or row["token"] != delivery.token:
         raise LeaseError(f"{held.message} to no. {held.number}: not claimed by this sender")
-    recipient = _recipient(records.fetch(db, held.message), held.number)
+    recipient = recipient_of(row)
     tried = event is not RecipientEvent.RELEASED
     changes: dict[str, Cell] = {"token": None, "tries": recipient.tries + tried, **columns}
     if event is RecipientEvent.UNCERTAIN:

@@ -30,6 +30,9 @@ from umpack.messages.states import RecipientEvent
 
 T = TypeVar("T")
 
+_READERS = 2
+"""Each keeps up to 2 MB of the database in memory."""
+
 
 class DiskDeliveries(SpoolArchive):
     """The part of `DiskSpool` that senders and people use. What ends in -ing does not block: it
@@ -43,7 +46,7 @@ class DiskDeliveries(SpoolArchive):
         now: Callable[[], float],
         faults: FaultPoints,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, _READERS)
         self.node = node
         self.now = now
         self._ids = MessageIds(node)

@@ -304,6 +304,7 @@ class DiskSpool(DiskDeliveries):
         if not self._closed:
             self._closed = True
             self.settle()
+            self.close_readers()  # the last to close clears the log away, which a reader could not
             self._writer.stop()
             os.close(self._lock)
 

@@ -15,6 +15,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from loguru import logger
@@ -25,15 +26,17 @@ from umpack.messages.ends import Ends, since
 from umpack.messages.letter import (
     Address,
     Deferred,
+    Delivered,
     LetterError,
     Refused,
 )
 from umpack.messages.letter import Delivery as End
 from umpack.messages.mail_system import MailSystem, Memory, silence
-from umpack.messages.message import Delivery, MessageId, Recipient
+from umpack.messages.message import Delivery, Message, MessageId, Recipient
 from umpack.messages.retry import RetryPolicy
 from umpack.messages.scribe import Scribe
 from umpack.messages.spool_schema import SpoolFault
+from umpack.messages.states import RecipientState
 from umpack.messages.store import MessageStore
 from umpack.messages.transport import Transport
 
@@ -104,6 +107,8 @@ class Mailer:
         self._more = True
         """There may be due ones in the spool that are not in `_ready`."""
         self._next_due: float | None = None
+        """When the first of those in the spool is, if none was; None if that is not known."""
+        self._read_at = 0.0
         self._tasks: dict[asyncio.Task[None], _Sending] = {}
         self._busy: set[Key] = set()
         self._recoveries = transport.recoveries
@@ -125,9 +130,18 @@ class Mailer:
         self._probe_at = 0.0
 
     def look(self) -> None:
-        """There is something new in the spool: a message has been addressed, or a person has
-        decided."""
+        """There is something new in the spool: a person has decided, say."""
         self._more = True
+        self._wake.set()
+
+    def take(self, message: Message) -> None:
+        """A message has been addressed. It is the youngest: when all before it has been read from
+        the spool, it need not be."""
+        new = all(one.state is RecipientState.QUEUED for one in message.recipients)
+        if self._more or not new or self.away_since is not None or len(self._ready) >= PAGE:
+            self._more = True
+        else:
+            self._ready += message.recipients
         self._wake.set()
 
     def change(self, scribe: Scribe, transport: Transport, plan: MailerPlan) -> None:
@@ -227,6 +241,8 @@ class Mailer:
             self._recoveries = self._transport.recoveries
             self._hasten_at = now + HASTEN_AGAIN
             await self._hasten(now)
+        # As long as there is always something to do, `_pause` is never over by itself.
+        self._more |= now >= min(self._next_due or inf, self._read_at + MOST_WAIT)
         while len(self._tasks) < self._plan.at_once:
             if not self._ready and not (self._more and await self._read(now, PAGE)):
                 return
@@ -236,12 +252,16 @@ class Mailer:
     async def _read(self, until: float, most: int) -> bool:
         """Read what is due; whether there was something new."""
         # Before, for whoever says meanwhile that there is more is right.
-        self._more, self._next_due = False, None
+        self._more, self._next_due, self._read_at = False, None, until
         found = await self._spool.due(until, most + len(self._busy))
-        self._ready = deque(one.recipient for one in found if _key(one.recipient) not in self._busy)
-        self._more |= len(found) >= most
-        if not self._ready:
-            self._next_due = await self._spool.next_due()
+        # Some of what was taken meanwhile may have been read as well.
+        ready = {_key(one): one for one in (*(due.recipient for due in found), *self._ready)}
+        self._ready = deque(one for key, one in ready.items() if key not in self._busy)
+        if self._ready:
+            self._more = True  # until none is found, and when the next is due is asked
+        elif (due := await self._spool.next_due()) is not None:
+            # What is due by now is just being claimed, and says itself when it is not sent.
+            self._next_due = max(due, until + 1.0)
         return bool(self._ready)
 
     async def _hasten(self, now: float) -> None:
@@ -358,7 +378,7 @@ class Mailer:
 
     async def _end(self, held: Delivery, end: End) -> None:
         await self._ends.write(held, end, away=self.away_since is not None)
-        self._more = True
+        self._more |= not isinstance(end, Delivered)
 
     async def _claim(self, sending: _Sending) -> None:
         wanted = sending.wanted

@@ -141,7 +141,7 @@ class Messages:
         )  # fmt: skip
         self.desk = Desk(
             spool, enclosures, self._mailboxes, plan.bundles, self._now,
-            addressed=lambda message: self.mailer.look(),
+            addressed=self.mailer.take,
         )  # fmt: skip
         self.closed_by = ""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from sqlite3 import Connection as Db
+from sqlite3 import Cursor
 
 from loguru import logger
 
@@ -25,6 +27,7 @@ from umpack.messages.spool_rows import (
     engine_cell,
     form_cell,
     message_of,
+    recipient_of,
 )
 from umpack.messages.states import ENDED, MessageEvent, MessageState, RecipientState, derived
 from umpack.messages.states import next_message as _next
@@ -39,8 +42,11 @@ def fetch(db: Db, id_: MessageId) -> Message:
     row = db.execute("SELECT * FROM messages WHERE id = ?", (id_,)).fetchone()
     if row is None:
         raise UnknownMessage(f"no message {id_!r} in this spool")
-    recipients = db.execute("SELECT * FROM recipients WHERE message = ? ORDER BY number", (id_,))
-    return message_of(row, recipients)
+    return message_of(row, _recipients(db, id_))
+
+
+def _recipients(db: Db, id_: MessageId) -> Cursor:
+    return db.execute("SELECT * FROM recipients WHERE message = ? ORDER BY number", (id_,))
 
 
 def fetch_all(db: Db, query: str, given: Sequence[Cell] = ()) -> list[Message]:
@@ -132,7 +138,10 @@ def commit(
     )
     if adopted:
         note(db, now, "umpack", "adopt", id_, adopted)
-    return fetch(db, id_)
+    return replace(
+        message, state=state, committed=now, message_id=message_id, date=float(int(now)),
+        adopted=adopted, original=original, engine=engine,
+    )  # fmt: skip
 
 
 def attach(
@@ -163,7 +172,7 @@ def address(
     message = fetch(db, id_)
     _next(message.state, MessageEvent.ADDRESS)
     add_recipients(db, message, addresses, 1, message.message_id, message.date or now, now, forms)
-    return fetch(db, id_)
+    return followed(db, message)
 
 
 def add_recipients(
@@ -203,6 +212,13 @@ def follow_recipients(db: Db, id_: MessageId, now: float) -> None:
     )
 
 
+def followed(db: Db, message: Message) -> Message:
+    """The message after a step that was its recipients' alone: only they are read again."""
+    recipients = tuple(map(recipient_of, _recipients(db, message.id)))
+    row = db.execute("SELECT state, ended FROM messages WHERE id = ?", (message.id,)).fetchone()
+    return replace(message, state=MessageState(row[0]), ended=row[1], recipients=recipients)
+
+
 def close(db: Db, id_: MessageId, now: float) -> None:
     """Nobody is to have it: `StateError` unless it is committed and has no recipients."""
     state = _next(fetch(db, id_).state, MessageEvent.CLOSE)
@@ -211,12 +227,12 @@ def close(db: Db, id_: MessageId, now: float) -> None:
 
 def describe(db: Db, id_: MessageId, document: DocumentFacts, related: MessageId | None) -> Message:
     """Keep what was found in the original, and which earlier message it repeats."""
-    fetch(db, id_)
+    message = fetch(db, id_)
     db.execute(
         "UPDATE messages SET document = ?, related = coalesce(?, related) WHERE id = ?",
         (document_cell(document), related, id_),
     )
-    return fetch(db, id_)
+    return replace(message, document=document, related=related or message.related)
 
 
 def relate(db: Db, id_: MessageId, to: MessageId) -> None:

@@ -1,10 +1,12 @@
-"""Questions to the spool. Each opens a short read-only connection and blocks for its time."""
+"""Questions to the spool. Each has a read-only connection to itself and blocks for its time."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +44,17 @@ class OpenCalls:
 
 
 class SpoolArchive:
-    """A spool to read, also beside the process that writes it. Raises `SpoolFault`."""
+    """A spool to read, also beside the process that writes it. Raises `SpoolFault`.
 
-    def __init__(self, path: Path) -> None:
+    `kept` connections at most stay open between questions, as opening one costs more than most
+    questions do: then it is to be closed with `close_readers`, before the last writer.
+    """
+
+    def __init__(self, path: Path, kept: int = 0) -> None:
         self.path = path
+        self._kept = kept
+        self._idle: deque[tuple[sqlite3.Connection, tuple[int, int]]] = deque()
+        """With the file that each has open."""
 
     def message(self, id_: MessageId) -> Message:
         """`UnknownMessage` if there is none."""
@@ -142,9 +151,39 @@ class SpoolArchive:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection for one question, seeing one state of everything."""
-        with translated(self.path), closing(connect_to_read(self.path)) as db:
-            db.execute("BEGIN")
-            yield db
+        with translated(self.path):
+            found = os.stat(self.path)
+            file = found.st_dev, found.st_ino
+            db = self._of_before(file) or connect_to_read(self.path, one_thread=not self._kept)
+            try:
+                db.execute("BEGIN")
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                db.close()
+                raise
+            if len(self._idle) < self._kept:
+                self._idle.append((db, file))
+            else:
+                db.close()
+
+    def close_readers(self) -> None:
+        """Close all that no question has at the moment, and keep none any more."""
+        self._kept = 0
+        while self._idle:
+            self._idle.pop()[0].close()
+
+    def _of_before(self, file: tuple[int, int]) -> sqlite3.Connection | None:
+        """One that was left open, unless it is of a file that has been moved away since."""
+        while self._idle:
+            try:
+                db, its = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if its == file:
+                return db
+            db.close()
+        return None
 
     def _in_state(self, condition: str, limit: int) -> list[Message]:
         with self.reading() as db:
