@@ -228,6 +228,11 @@ class Transaction:
             if reply.done():
                 _too_early(reply)
             protocol.write(bytes(block))
+            # Most often the system has taken it all by now; to find out with a task and a time
+            # limit costs more than to write it.
+            await asyncio.sleep(0)
+            if not self._transport.get_write_buffer_size() and not self._transport.is_closing():
+                return
             drained = asyncio.ensure_future(writer.drain())
             try:
                 await asyncio.wait(
