@@ -148,11 +148,15 @@ FIGURES: Final[Sequence[Figure]] = (
     Figure("reception", "the same to a bare commit's", ("p95_ms",), ("ratio",)),
     Figure("messages", "voice: committed and delivered/s", ("voice",), at_least=100.0),
     Figure("messages", "voice to the spool alone", ("voice",), ("ratio",)),
+    Figure("messages", "voice: processor time, ms a message", ("cpu_ms",)),
+    Figure("messages", "voice: waits of threads a message", ("switches",)),
     Figure("messages", "faxes of 3 pages: converted and delivered/s", ("fax",)),
-    Figure(
-        "messages", "memory at the last message to a tenth of them",
-        ("memory_growth",), at_most=1.1,
+    *(
+        Figure("messages", f"memory after {count:,} messages, kB", ("memory_kb", str(count)))
+        for count in (1000, 2000, 5000, 10_000)
     ),
+    Figure("messages", "memory at the last to that after the warm-up",
+           ("memory_growth",), at_most=1.05),
     *(
         Figure("mail", f"mails/s to a bare client, {n} at once",
                (f"connections {n}", "messages_per_s"), (f"connections {n}", "ratio"))

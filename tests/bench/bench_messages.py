@@ -2,8 +2,10 @@
 
     python -m tests.bench.bench_messages [--json] [--quick] [--directory DIRECTORY]
 
-The sink is a process of its own. Voice messages cost no conversion; a fax costs one child process,
-whose time is shown by itself. The bare figure is the spool alone: commit, claim and end.
+The sink is a process of its own; loop and heap are the daemon's. Voice messages cost no conversion;
+a fax costs one child process, whose time is shown by itself. The bare figure is the spool alone:
+commit, claim and end. Memory is looked at with every message delivered, and must not grow after the
+warm-up.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ import multiprocessing
 import os
 import resource
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from loguru import logger
 
@@ -24,12 +29,17 @@ from tests.bench.bench_mail import sink
 from tests.unit.messages.fax_files import Sheet, fax, picture
 from tests.unit.messages.offices import facts, plan
 from umpack import clock
+from umpack.cli.running import run_loop
 from umpack.config.mail import MessagesPlan
 from umpack.messages.message import EngineFacts, Kind
 from umpack.messages.office import Messages
 from umpack.messages.spool import Spool
 
 AT_ONCE = 30
+MEMORY: Final = (1000, 2000, 5000, 10_000)
+QUICK_MEMORY: Final = (500, 1000, 2000)
+"""Messages after which memory is looked at; the second figure is after the warm-up, when SQLite's
+caches are full and every thread has had its largest mail."""
 SECONDS = 6
 """Of speech: 96 kB, as three pages of fax."""
 
@@ -55,6 +65,17 @@ def resident() -> int:
     return pages * resource.getpagesize() // 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What came of many messages: a second, processor time and waits of threads for each, and
+    resident memory in kB by how many there had been."""
+
+    rate: float
+    cpu_ms: float
+    switches: float
+    memory: Mapping[int, int]
+
+
 async def receive(messages: Messages, number: int, content: bytes, kind: Kind) -> None:
     """One message, as a call brings it."""
     name = "original.wav" if kind is Kind.VOICE else "original.tif"
@@ -74,31 +95,30 @@ async def delivered(messages: Messages, count: int) -> None:
         await asyncio.sleep(0.05)
 
 
-async def flow(
-    the_plan: MessagesPlan, count: int, content: bytes, kind: Kind, tenths: list[int] | None = None
-) -> float:
-    """Messages a second, from the first intent to the last 250."""
+async def flow(the_plan: MessagesPlan, counts: Sequence[int], content: bytes, kind: Kind) -> Flow:
+    """Messages from the first intent to the last 250; all are delivered at each of the `counts`."""
     messages = Messages(the_plan, "bench", now=clock.now)
     await messages.open()
     try:
         await messages.start()
         await receive(messages, 10**6, content, kind)
         await delivered(messages, 1)
-        began, parts = clock.monotonic(), 10 if tenths is not None else 1
-        for part in range(parts):
-            first = part * count // parts
-            last = (part + 1) * count // parts
+        began, used = clock.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+        memory: dict[int, int] = {}
+        for first, last in pairwise((0, *counts)):
 
             async def worker(numbers: range) -> None:
                 for number in numbers:
                     await receive(messages, number, content, kind)
 
             await asyncio.gather(*(worker(range(first + n, last, AT_ONCE)) for n in range(AT_ONCE)))
-            if tenths is not None:
-                await delivered(messages, last)
-                tenths.append(resident())
-        await delivered(messages, count)
-        return count / (clock.monotonic() - began)
+            await delivered(messages, last)
+            memory[last] = resident()
+        count, seconds = counts[-1], clock.monotonic() - began
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+        switches = now.ru_nvcsw - used.ru_nvcsw
+        return Flow(count / seconds, cpu / count * 1000, switches / count, memory)
     finally:
         await messages.close()
 
@@ -127,17 +147,17 @@ async def measure(directory: Path, port: int, *, quick: bool) -> dict[str, Any]:
     wide = {"connections": 20, "per_server": 20}
     found: dict[str, Any] = {"bare": await spool_alone(directory / "bare", count)}
     voice = plan(directory / "voice", port, **wide)
-    found["voice"] = await flow(voice, count, WAV, Kind.VOICE)
-    found["ratio"] = found["voice"] / found["bare"]
+    spoken = await flow(voice, [count], WAV, Kind.VOICE)
+    found |= {"voice": spoken.rate, "ratio": spoken.rate / found["bare"]}
+    found |= {"cpu_ms": spoken.cpu_ms, "switches": spoken.switches}
     pages = fax([Sheet(picture(number)) for number in range(1, 4)])
     faxes = plan(directory / "fax", port, conversions=os.cpu_count() or 2, **wide)
-    found["fax"] = await flow(faxes, 20 if quick else 60, pages, Kind.FAX)
-    tenths: list[int] = []
+    found["fax"] = (await flow(faxes, [20 if quick else 60], pages, Kind.FAX)).rate
     many = plan(directory / "many", port, **wide)
-    await flow(many, 1000 if quick else 10_000, SHORT, Kind.VOICE, tenths)
-    found["memory"] = tenths
-    # The first tenth is 1,000 of 10,000: all that is loaded once has been loaded by then.
-    found["memory_growth"] = tenths[-1] / tenths[0]
+    counts = QUICK_MEMORY if quick else MEMORY
+    memory = (await flow(many, counts, SHORT, Kind.VOICE)).memory
+    found["memory_kb"] = {str(number): size for number, size in memory.items()}
+    found["memory_growth"] = memory[counts[-1]] / memory[counts[1]]
     found["load_average"] = os.getloadavg()[0]
     return found
 
@@ -155,7 +175,12 @@ def main() -> None:
     server.start()
     try:
         with tempfile.TemporaryDirectory(dir=chosen.directory) as folder:
-            found = asyncio.run(measure(Path(folder), ours.recv(), quick=chosen.quick))
+            port, found = ours.recv(), dict[str, Any]()
+
+            async def run() -> None:
+                found.update(await measure(Path(folder), port, quick=chosen.quick))
+
+            run_loop(run)
     finally:
         server.terminate()
         server.join()
@@ -164,8 +189,10 @@ def main() -> None:
         return
     print(f"spool alone:            {found['bare']:7.0f} messages/s")
     print(f"voice, to the sink:     {found['voice']:7.0f} messages/s, ratio {found['ratio']:.2f}")
+    print(f"  each {found['cpu_ms']:.1f} ms of processor time, {found['switches']:.0f} waits")
     print(f"faxes of 3 pages:       {found['fax']:7.1f} messages/s, each converted by a child")
-    print(f"memory at every tenth:  {found['memory']} kB, growth {found['memory_growth']:.2f}")
+    sizes = ", ".join(f"{size:,} after {count}" for count, size in found["memory_kb"].items())
+    print(f"memory:                 {sizes}, growth {found['memory_growth']:.3f}")
 
 
 if __name__ == "__main__":
