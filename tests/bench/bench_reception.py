@@ -51,7 +51,7 @@ class TimedEvents(PbxEvents):
         super().variable(channel, name, value)
         if name == "FAXOPT(statusstr)":  # the last that ReceiveFAX sets
             self.over[channel.uniqueid] = clock.monotonic()
-        elif name == "UMPACK_CAUSE":
+        elif name == "CHANNEL(hangup_handler_pop)":  # the first word after the commit
             self.committed[channel.uniqueid] = clock.monotonic()
 
 

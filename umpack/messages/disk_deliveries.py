@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,7 +68,7 @@ class DiskDeliveries(SpoolArchive):
         return self._writer.ask(
             lambda db: deliveries.claim(db, id_, number, token, now),
             FaultPoint.CLAIM_ROW,
-            FaultPoint.CLAIM_DONE,
+            partial(self._reach, FaultPoint.CLAIM_DONE),
         )
 
     def sent(
@@ -218,8 +219,9 @@ class DiskDeliveries(SpoolArchive):
         def lost() -> None:
             self._owe(name, attempt)
 
+        done = partial(self._reach, FaultPoint.OUTCOME_DONE)
         try:
-            return self._writer.ask(ended, FaultPoint.OUTCOME_ROW, FaultPoint.OUTCOME_DONE, lost)
+            return self._writer.ask(ended, FaultPoint.OUTCOME_ROW, done, lost)
         except SpoolFault:
             lost()
             raise

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -190,27 +191,49 @@ class DiskSpool(DiskDeliveries):
         If it raises `SpoolFault`, the file is where it was and the commit is owed: `settle` tries
         again. An empty reception is recorded like any other, without an original.
         """
-        now = self.now()
+        return self.committing(id_, engine).result()
+
+    def committing(self, id_: MessageId, engine: EngineFacts) -> Future[Message]:
+        """See `commit`. Blocks until the file is in its place, and not for the row."""
+        name, now = f"commit of {id_}", self.now()
 
         def attempt() -> Message:
-            self._reach(FaultPoint.COMMIT_BEGUN)
-            reception = self._live.get(id_)
-            name = reception.name if reception else self.message(id_).name
-            original = self._originals.place(id_, name)
-            mail_id = self._mail_id(id_)
-            facts = self._completed(engine, original)
-            message = self._do(
-                lambda db: records.commit(db, id_, original, facts, mail_id, now),
-                FaultPoint.COMMIT_ROW,
-            )
+            return self._begin_commit(id_, engine, now).result()
+
+        def lost() -> None:
+            self._owe(name, attempt)
+
+        try:
+            return self._begin_commit(id_, engine, now, lost)
+        except SpoolFault:
+            lost()
+            raise
+
+    def _begin_commit(
+        self,
+        id_: MessageId,
+        engine: EngineFacts,
+        now: float,
+        lost: Callable[[], None] | None = None,
+    ) -> Future[Message]:
+        self._reach(FaultPoint.COMMIT_BEGUN)
+        reception = self._live.get(id_)
+        name = reception.name if reception else self.message(id_).name
+        original = self._originals.place(id_, name)
+        mail_id = self._mail_id(id_)
+        facts = self._completed(engine, original)
+
+        def done() -> None:
             self._reach(FaultPoint.COMMIT_DURABLE)
             self._originals.release(self._originals.path_of(id_, name))
             with self._books:
                 self._live.pop(id_, None)
             self._reach(FaultPoint.COMMIT_DONE)
-            return message
 
-        return self._or_owe(f"commit of {id_}", attempt)
+        return self._writer.ask(
+            lambda db: records.commit(db, id_, original, facts, mail_id, now),
+            FaultPoint.COMMIT_ROW, done, lost,
+        )  # fmt: skip
 
     def adopt(self, alive: Collection[CallId] = ()) -> Adoption:
         """Take in what dead processes left. `alive`: calls the PBX still has, if it can be asked.
@@ -250,7 +273,7 @@ class DiskSpool(DiskDeliveries):
         return self._writer.ask(
             lambda db: records.address(db, id_, addresses, now, forms),
             FaultPoint.ADDRESS_ROW,
-            FaultPoint.ADDRESS_DONE,
+            partial(self._reach, FaultPoint.ADDRESS_DONE),
         )
 
     # -- upkeep -----------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class Spool:
 
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         """The message survives whatever happens when this returns."""
-        return await self._ask(self.disk.commit, id_, engine)
+        return await _written(await self._ask(self.disk.committing, id_, engine))
 
     async def adopt(self, alive: Collection[CallId] = ()) -> Adoption:
         """Take in what dead processes left."""

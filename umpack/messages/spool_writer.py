@@ -40,8 +40,8 @@ def prove_writable(connection: sqlite3.Connection) -> None:
 class _Order:
     job: Job[Any]
     reached: FaultPoint | None
-    durable: FaultPoint | None
-    lost: Callable[[], None] | None
+    then: Callable[[], object] | None
+    lost: Callable[[], object] | None
     answer: Future[Any]
 
 
@@ -71,22 +71,23 @@ class SpoolWriter(threading.Thread):
         self,
         job: Job[T],
         reached: FaultPoint | None = None,
-        durable: FaultPoint | None = None,
-        lost: Callable[[], None] | None = None,
+        then: Callable[[], object] | None = None,
+        lost: Callable[[], object] | None = None,
     ) -> Future[T]:
         """Run `job` in a transaction; what it answered is known when that is on disk. Does not
         block, and cannot be taken back.
 
-        `reached` and `durable` name the moments before and after the commit. The future has what
-        the job raised, and `SpoolFault` if the transaction could not be written: `lost` is called
-        before anybody hears of that. Raises `SpoolFault` if the writer has ended.
+        `reached` names the moment before the commit. The future has what the job raised, and
+        `SpoolFault` if the transaction could not be written. `then` is called when it is on disk
+        and `lost` when it could not be written, both before anybody hears of it and on the
+        writer's thread; neither may raise. Raises `SpoolFault` if the writer has ended.
         """
         answer: Future[T] = Future()
         answer.set_running_or_notify_cancel()  # nobody may cancel it from now on
         with self._gate:  # nothing may be queued behind the end
             if self._closed:
                 raise SpoolFault(f"spool {self._path}: closed")
-            self._orders.put(_Order(job, reached, durable, lost, answer))
+            self._orders.put(_Order(job, reached, then, lost, answer))
         return answer
 
     def stop(self) -> None:
@@ -138,8 +139,8 @@ class SpoolWriter(threading.Thread):
                 logger.info("spool {}: writes again", self._path)
                 self.fault = ""
             for order, answer in done:
-                if order.durable is not None:
-                    self._faults.reach(order.durable)
+                if order.then is not None:
+                    order.then()
                 order.answer.set_result(answer)
         finally:
             self.last_sync = clock.monotonic() - began
