@@ -9,6 +9,7 @@ disk_spool.py    the same on this node's disk, blocking; the order in which all 
 disk_deliveries.py   its part that senders and people use
 originals.py     the files: reserved, brought to their place, deleted
 records.py, deliveries.py   the rows, one function a step
+told.py          which calls are told of in the mail of another
 spool_writer.py  the one thread that writes the rows, many commits to a sync
 spool_archive.py questions
 spool_schema.py  the database: tables, migrations, damage

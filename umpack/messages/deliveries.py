@@ -13,7 +13,7 @@ from loguru import logger
 
 from umpack.core.errors import LeaseError, OurFault, StateError
 from umpack.journal.rows import Cell, stored
-from umpack.messages import records
+from umpack.messages import records, told
 from umpack.messages.message import Decision, Delivery, Form, Message, MessageId, Recipient
 from umpack.messages.spool_rows import form_cell, recipient_of
 from umpack.messages.states import (
@@ -68,7 +68,7 @@ def claim(db: Db, id_: MessageId, number: int, token: str, now: float) -> Delive
         raise StateError(f"{id_} to no. {number}: not due")
     _move(db, recipient, RecipientEvent.CLAIM, now, {"token": token})
     message = records.followed(db, message)
-    return Delivery(message, _recipient(message, number), token)
+    return Delivery(message, _recipient(message, number), token, told.others(db, id_))
 
 
 def end(

@@ -33,11 +33,7 @@ from umpack.messages.outcomes import (
 )
 from umpack.messages.spool import Spool
 from umpack.messages.states import ENDED
-
-RULE: Final = "umpack"
-"""Who decides by rule, in the audit log."""
-BUNDLE: Final = "bundle"
-_TOLD_IN, _TELLS_OF = "told in ", "tells of "
+from umpack.messages.told import BUNDLE, RULE, TELLS_OF, TOLD_IN, tells_of
 
 TICK: Final = 10.0
 """Seconds between looks for what was adopted, and for bundles whose mail has arrived."""
@@ -336,9 +332,9 @@ class Desk:
             logger.error("{}: goes by {}, as {}", main.id, found.by, found.doubt)
         try:
             for other in others:
-                await self._note(other.id, f"{_TOLD_IN}{main.id}")
+                await self._note(other.id, f"{TOLD_IN}{main.id}")
             if others:
-                await self._note(main.id, _TELLS_OF + " ".join(other.id for other in others))
+                await self._note(main.id, TELLS_OF + " ".join(other.id for other in others))
             # As the directory has it now: at the next try it may say something else.
             forms: dict[str, Form] = {
                 m.address: Form(m.language, m.attach.value) for m in found.mailboxes
@@ -366,12 +362,14 @@ class Desk:
     async def _main_of(self, id_: MessageId) -> Message | None:
         """The mail that tells of a call, if it has been addressed."""
         for entry in await self._spool.audit(id_):
-            if (entry.who, entry.what) == (RULE, BUNDLE) and entry.detail.startswith(_TOLD_IN):
+            if (entry.who, entry.what) == (RULE, BUNDLE) and entry.detail.startswith(TOLD_IN):
                 try:
-                    main = await self._spool.message(MessageId(entry.detail[len(_TOLD_IN) :]))
+                    main = await self._spool.message(MessageId(entry.detail[len(TOLD_IN) :]))
                 except StateError:
                     continue
-                if main.recipients and id_ in await told_in(self._spool, main.id):
+                notes = await self._spool.audit(main.id, 1000)
+                told = tells_of(e.detail for e in notes if (e.who, e.what) == (RULE, BUNDLE))
+                if main.recipients and id_ in told:
                     return main
         return None
 
@@ -380,7 +378,7 @@ class Desk:
         for id_, main in list(self._bound.items()):
             if main not in ended:
                 ended[main] = (await self._spool.message(main)).state in ENDED
-            if ended[main] and await self._close(id_, f"{_TOLD_IN}{main}"):
+            if ended[main] and await self._close(id_, f"{TOLD_IN}{main}"):
                 del self._bound[id_]
 
     async def _close(self, id_: MessageId, why: str) -> bool:
@@ -395,11 +393,3 @@ class Desk:
             return False
         self._known.discard(id_)
         return True
-
-
-async def told_in(spool: Spool, id_: MessageId) -> list[MessageId]:
-    """Which other calls the mail of a message tells of; the same whenever it is composed."""
-    for entry in await spool.audit(id_, 1000):
-        if (entry.who, entry.what) == (RULE, BUNDLE) and entry.detail.startswith(_TELLS_OF):
-            return [MessageId(one) for one in entry.detail[len(_TELLS_OF) :].split()]
-    return []

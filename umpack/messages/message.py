@@ -200,6 +200,8 @@ class Delivery:
     message: Message
     recipient: Recipient
     token: str = ""
+    others: tuple[MessageId, ...] = ()
+    """Further calls its mail tells of. Known once it is claimed."""
 
 
 class Decision(Enum):

@@ -17,7 +17,6 @@ from loguru import logger
 
 from umpack.core.errors import OurFault
 from umpack.messages.conversion import ConversionFault
-from umpack.messages.desk import told_in
 from umpack.messages.directory import Attach, Mailbox, Mailboxes
 from umpack.messages.enclosures import EnclosureFault, Enclosures
 from umpack.messages.last_resort import plain_letter
@@ -76,7 +75,7 @@ class Scribe:
             recipient = await self._shaped(recipient, await self._form(message, recipient))
         while True:
             try:
-                letter = await self._composed(message, recipient)
+                letter = await self._composed(held, recipient)
             except (SpoolFault, EnclosureFault):
                 raise
             except _Amiss as amiss:
@@ -111,10 +110,10 @@ class Scribe:
         await self._spool.shape(recipient.message, recipient.number, form)
         return replace(recipient, form=form)
 
-    async def _composed(self, message: Message, recipient: Recipient) -> Letter:
-        form = recipient.form or Form("", "")
+    async def _composed(self, held: Delivery, recipient: Recipient) -> Letter:
+        message, form = held.message, recipient.form or Form("", "")
         own = await self._enclosed(message, form)
-        told = [await self._spool.message(id_) for id_ in await told_in(self._spool, message.id)]
+        told = [await self._spool.message(id_) for id_ in held.others]
         others = [await self._beside(one, form) for one in told]
         link = None
         if message.related is not None:
