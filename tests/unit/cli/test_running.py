@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,43 @@ from tests.unit.daemons import (
 )
 
 pytestmark = pytest.mark.timeout(180)  # every command is a process of its own
+
+
+HEAPS = """
+import asyncio, ctypes, sys, threading
+from pathlib import Path
+from umpack.cli.running import run_loop
+
+async def main():
+    barrier = threading.Barrier(8)
+    def work():
+        barrier.wait(20)
+        blocks = [bytes(5000) for _ in range(100)]
+        barrier.wait(20)
+    await asyncio.gather(*(asyncio.to_thread(work) for _ in range(8)))
+
+async def ample():
+    from concurrent.futures import ThreadPoolExecutor
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(8))
+    await main()
+
+run_loop(ample)
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fclose(ctypes.c_void_p(file))
+print(Path(sys.argv[1]).read_text().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="not glibc's malloc")
+def test_threads_share_one_heap(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", HEAPS, str(tmp_path / "heaps")],
+        stdout=subprocess.PIPE, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert ran.stdout.split() == ["1"]
 
 
 async def test_a_day_at_the_command_line(tmp_path: Path) -> None:

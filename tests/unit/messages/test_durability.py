@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.unit.messages.receptions import call, opened, pages
 from umpack.messages.disk_spool import DATABASE
 from umpack.messages.fault_points import FaultPoint, FaultPoints
 from umpack.messages.message import EngineFacts, MessageId, home
-from umpack.messages.spool_schema import prepare
+from umpack.messages.spool_schema import SpoolFault, prepare
 from umpack.messages.spool_writer import SpoolWriter
 
 ROOT = Path(__file__).parents[3]
@@ -106,6 +107,46 @@ def test_the_writer_waits_for_the_disk_at_every_commit(tmp_path: Path) -> None:
         assert writer.do(lambda db: db.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
     finally:
         writer.stop()
+
+
+def test_nobody_hears_of_a_row_before_what_follows_from_it(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE
+    prepare(path, 0.0)
+    writer = SpoolWriter(path, FaultPoints())
+    heard: list[str] = []
+    begun, gate = threading.Event(), threading.Event()
+
+    def wait(_: object) -> None:
+        begun.set()
+        assert gate.wait(20)
+
+    writer.start()
+    try:
+        writer.ask(wait)
+        written = writer.ask(lambda _: 1, then=lambda: heard.append(f"then {written.done()}"))
+        assert not written.cancel()  # what has been asked for is done
+        gate.set()
+        assert written.result(20) == 1
+        begun.clear()
+        gate.clear()
+        writer.ask(wait)
+        assert begun.wait(20)
+        lost = writer.ask(
+            lambda _: 2,
+            then=lambda: heard.append("no"),
+            lost=lambda: heard.append(f"lost {lost.done()}"),
+        )
+        path.rename(tmp_path / "away")  # the next transaction sees it
+        gate.set()
+        with pytest.raises(SpoolFault, match="gone"):
+            lost.result(20)
+        (tmp_path / "away").rename(path)
+        assert writer.do(lambda _: 3) == 3
+    finally:
+        writer.stop()
+    assert heard == ["then False", "lost False"]
+    with pytest.raises(SpoolFault, match="closed"):
+        writer.ask(lambda _: 4)
 
 
 # -- what the kernel was asked for --------------------------------------------------------------

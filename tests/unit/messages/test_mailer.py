@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from simulators.mail import Act, MailServer, Script, Then
-from tests.unit.daemons import logged
+from tests.unit.daemons import logged, until
 from tests.unit.messages.fax_files import picture, shown
 from tests.unit.messages.offices import (
     WAV,
     attached,
     facts,
     in_memory,
+    made,
     mail_of,
     office,
+    plan,
     received,
     settle,
     spoken,
@@ -23,7 +27,9 @@ from tests.unit.messages.offices import (
     tiff,
 )
 from tests.unit.messages.receptions import START, Time
-from umpack.messages.message import Decision, EngineFacts, Kind
+from umpack.messages.message import Decision, Delivery, EngineFacts, Kind
+from umpack.messages.office import Messages
+from umpack.messages.spool import Spool
 from umpack.messages.states import MessageState, RecipientState
 
 
@@ -237,6 +243,60 @@ NOBODY = EngineFacts(
     "FAILED", "The call dropped prematurely", pages=0, bitrate=14400, t38=False, seconds=5.0,
     cause=16,
 )  # fmt: skip
+
+
+class Asked(Spool):
+    """Counts how often the queue is read."""
+
+    reads = 0
+
+    async def due(self, now: float, limit: int = 100) -> list[Delivery]:
+        self.reads += 1
+        return await super().due(now, limit)
+
+
+async def one_more(messages: Messages, server: MailServer, number: int) -> str:
+    """A message received and delivered while all runs; its Message-ID."""
+    message = await spoken(messages, number)
+    await until(lambda: message.message_id in arrived(server), 30)
+    return message.message_id
+
+
+def arrived(server: MailServer) -> list[str]:
+    return [one.message_id for one in server.accepted]
+
+
+async def test_new_messages_are_not_read_and_who_was_put_off_has_his_turn_among_them(
+    tmp_path: Path,
+) -> None:
+    time = Time(START)
+    script = Script({"RCPT": ["451 4.3.0 later", "250 2.1.5 Ok"]})
+    async with MailServer(script) as server:
+        the_plan = plan(tmp_path, server.port)
+        messages = made(the_plan, time, spool=partial(Asked, quiet=0.0))
+        await messages.open()
+        await messages.start()
+        try:
+            spool = messages.spool
+            assert isinstance(spool, Asked)
+            put_off = await spoken(messages, 1)
+            await until(lambda: messages.mailer.ends["put off"] == 1, 30)
+            await one_more(messages, server, 2)
+            before = spool.reads
+            for number in range(3, 13):
+                await one_more(messages, server, number)
+            # The clock stands: what is due by now has been read once, and the alarms look once.
+            assert spool.reads - before <= 3
+            time.now += 60.0
+            await one_more(messages, server, 13)
+            async with asyncio.timeout(30):
+                while put_off.message_id not in arrived(server):
+                    await one_more(messages, server, len(server.accepted) + 100)
+            assert len(set(arrived(server))) == len(arrived(server))
+        finally:
+            await messages.close(0.0)
+
+
 BEEP = WAV[:40] + (3200).to_bytes(4, "little") + WAV[44:3244]
 
 

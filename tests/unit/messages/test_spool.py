@@ -36,6 +36,7 @@ from umpack.messages.message import (
     Decision,
     DocumentFacts,
     EngineFacts,
+    Form,
     Intent,
     Kind,
     MessageId,
@@ -94,6 +95,28 @@ def test_a_commit_keeps_every_byte_and_every_fact(spool: DiskSpool, time: Time) 
     assert message.original.file == f"messages/2023/11/{intent.id}/original.tif"
     assert not Path(intent.path).exists()
     assert repr(message) == f"<fax {intent.id}: committed>"
+
+
+def test_every_step_answers_what_is_in_the_spool_then(spool: DiskSpool, time: Time) -> None:
+    first = received(spool)
+    intent = spool.intend(CALL)
+    Path(intent.path).write_bytes(pages(1))
+    time.now += 1.5
+    steps = [spool.commit(intent.id, ENGINE)]
+    there = [spool.message(intent.id)]
+    document = DocumentFacts(2, 2, 7, ("aa", "bb"), "page 1: bad rows (7)")
+    for related in (first.id, None):
+        steps.append(spool.describe(intent.id, document, related))
+        there.append(spool.message(intent.id))
+    time.now += 1.5
+    steps.append(spool.address(intent.id, [A, B, A], {B: Form("de", "both")}))
+    there.append(spool.message(intent.id))
+    held = spool.claim(intent.id, 2, time.now)
+    steps.append(held.message)
+    there.append(spool.message(intent.id))
+    assert steps == there
+    assert held.recipient == there[-1].recipients[1]
+    assert there[-1].related == first.id
 
 
 def test_committing_again_changes_nothing(spool: DiskSpool, time: Time) -> None:
@@ -731,6 +754,41 @@ def test_recipients_survive_their_messages_row(tmp_path: Path) -> None:
         spool.adopt()
         assert [d.recipient.address for d in spool.due(START)] == [A, B]
         assert spool.message(message.id).state is MessageState.QUEUED
+
+
+def test_questions_share_connections_and_never_ask_a_file_that_was_moved_away(
+    spool: DiskSpool,
+) -> None:
+    def connection() -> sqlite3.Connection:
+        with spool.reading() as db:
+            return db
+
+    first = connection()
+    assert connection() is first
+    with spool.reading() as one, spool.reading() as other:
+        assert one is not other
+    with pytest.raises(UnknownMessage):
+        spool.message(MessageId("x"))
+    assert spool.messages() == []  # by a connection that is not in the midst of that
+    copy = spool.directory / "copy.db"
+    with closing(sqlite3.connect(copy)) as db, closing(sqlite3.connect(spool.path)) as own:
+        own.backup(db)
+    os.rename(spool.path, spool.directory / "away.db")
+    with pytest.raises(SpoolFault):
+        connection()
+    os.rename(copy, spool.path)
+    with spool.reading() as db:
+        assert db.execute("PRAGMA database_list").fetchone()[2] == str(spool.path)
+        assert db not in (first, one, other)
+    os.rename(spool.directory / "away.db", spool.path)
+
+
+def test_a_closed_spool_leaves_no_log_behind(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        received(spool)
+        assert len(spool.messages()) == 1
+        assert (tmp_path / "spool.db-wal").exists()
+    assert not (tmp_path / "spool.db-wal").exists()
 
 
 def test_a_database_that_vanishes_is_not_begun_anew(spool: DiskSpool) -> None:
