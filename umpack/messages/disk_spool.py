@@ -55,6 +55,8 @@ class _Reception:
 
     name: str
     need: int
+    prepared: bool = False
+    """The original's directory is there, for good."""
 
 
 class DiskSpool(DiskDeliveries):
@@ -82,7 +84,7 @@ class DiskSpool(DiskDeliveries):
         self.directory = directory.absolute()
         self.limits = limits or SpoolLimits()
         self._originals = Originals(self.directory, faults)
-        self._originals.prepare()
+        self._originals.begin()
         self._lock = _locked(self.directory)
         self._live: dict[MessageId, _Reception] = {}
         self._closed = False
@@ -176,9 +178,14 @@ class DiskSpool(DiskDeliveries):
         return Intent(id_, str(path))
 
     def note_answered(self, id_: MessageId) -> None:
-        """Its caller has been answered: for whoever may have to tell what became of it."""
+        """Its caller has been answered: for whoever may have to tell what became of it. While the
+        engine works, its original's place is prepared."""
         now = self.now()
         self._do(lambda db: records.note_answered(db, id_, now))
+        self._originals.prepare(id_)
+        with self._books:
+            if (reception := self._live.get(id_)) is not None:
+                self._live[id_] = replace(reception, prepared=True)
 
     def withdraw(self, id_: MessageId) -> None:
         """Its caller has not been answered, and will not be: there is nothing to keep of it."""
@@ -219,7 +226,8 @@ class DiskSpool(DiskDeliveries):
         self._reach(FaultPoint.COMMIT_BEGUN)
         reception = self._live.get(id_)
         name = reception.name if reception else self.message(id_).name
-        original = self._originals.place(id_, name)
+        prepared = reception is not None and reception.prepared
+        original = self._originals.place(id_, name, prepared=prepared)
         mail_id = self._mail_id(id_)
         facts = self._completed(engine, original)
 
@@ -228,6 +236,8 @@ class DiskSpool(DiskDeliveries):
             self._originals.release(self._originals.path_of(id_, name))
             with self._books:
                 self._live.pop(id_, None)
+            if original is None:
+                self._originals.tidy(id_)
             self._reach(FaultPoint.COMMIT_DONE)
 
         return self._writer.ask(

@@ -45,7 +45,7 @@ class Originals:
         self._durable: set[Path] = set()
         """Directories of years and months whose names this process has synced."""
 
-    def prepare(self) -> None:
+    def begin(self) -> None:
         """Make the directories that are missing."""
         with translated(self.directory):
             self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -66,6 +66,19 @@ class Originals:
                 os.close(handle)
         return path
 
+    def prepare(self, id_: MessageId) -> None:
+        """Make the message's directory for good, while its original is still coming in: one sync
+        less when the caller has hung up."""
+        folder = self.messages / home(id_)
+        with translated(folder):
+            self._make(folder)
+            _sync_directory(folder.parent)
+
+    def tidy(self, id_: MessageId) -> None:
+        """Remove the message's directory if nothing is in it."""
+        with suppress(OSError):
+            (self.messages / home(id_)).rmdir()
+
     def path_of(self, id_: MessageId, name: str) -> Path:
         """Where the engine writes the message's original."""
         return self.receiving / f"{id_}{Path(name).suffix}"
@@ -74,11 +87,14 @@ class Originals:
         """Where the PBX writes down the end of the message's call, should umpack not live."""
         return self.receiving / f"{id_}{SUFFIX}"
 
-    def place(self, id_: MessageId, name: str, source: Path | None = None) -> Original | None:
+    def place(
+        self, id_: MessageId, name: str, source: Path | None = None, *, prepared: bool = False
+    ) -> Original | None:
         """Bring the original to its place, so that it is there after a power cut too.
 
         May be repeated after it was interrupted anywhere. None if nothing was received: no file,
-        or an empty one. Links and the like are left alone, as if they were not there.
+        or an empty one. Links and the like are left alone, as if they were not there. `prepared`:
+        its directory is, and nobody has tidied since.
         """
         reach = self._faults.reach
         source = self.path_of(id_, name) if source is None else source
@@ -102,7 +118,8 @@ class Originals:
             reach(FaultPoint.COMMIT_SYNCED)
             # The new name first: should the power go in between, the file has two names or one.
             _sync_directory(folder)
-            _sync_directory(folder.parent)
+            if not prepared:
+                _sync_directory(folder.parent)
             _sync_directory(self.receiving)
         reach(FaultPoint.COMMIT_PLACED)
         return Original(str(target.relative_to(self.directory)), size, digest)

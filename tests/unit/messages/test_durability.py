@@ -80,6 +80,45 @@ def test_a_file_and_its_names_are_synced_before_the_record_says_so(tmp_path: Pat
     ]  # fmt: skip
 
 
+def test_a_call_that_was_answered_has_its_place_synced_before_its_end(tmp_path: Path) -> None:
+    steps = Steps()
+    with opened(tmp_path, faults=steps) as spool:
+        intent = spool.intend(call(1))
+        steps.seen.clear()
+        with steps.watching():
+            spool.note_answered(intent.id)
+        year, month, _ = home(intent.id).split("/")
+        assert steps.seen == ["fsync messages", f"fsync {year}", f"fsync {month}"]
+        Path(intent.path).write_bytes(pages(1))
+        steps.seen.clear()
+        with steps.watching():
+            spool.commit(intent.id, EngineFacts("SUCCESS", pages=1))
+        assert steps.seen[1:8] == [
+            "COMMIT_HOME", "rename", "COMMIT_RENAMED", "fsync original.tif", "COMMIT_SYNCED",
+            f"fsync {intent.id}", "fsync receiving",
+        ]  # fmt: skip
+        # Who takes in what others left knows of no such step.
+        left = spool.intend(call(2))
+        spool.note_answered(left.id)
+        Path(left.path).write_bytes(pages(2))
+        spool.abort(left.id)
+        steps.seen.clear()
+        with steps.watching():
+            assert spool.adopt().adopted == (left.id,)
+        assert f"fsync {month}" in steps.seen
+
+
+def test_a_call_that_brought_nothing_leaves_no_directory(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        intent = spool.intend(call(1))
+        spool.note_answered(intent.id)
+        folder = tmp_path / "messages" / home(intent.id)
+        assert folder.is_dir()
+        spool.commit(intent.id, EngineFacts("FAILED"))
+        assert not folder.exists()
+        assert folder.parent.is_dir()
+
+
 def test_every_process_syncs_the_directories_above_once(tmp_path: Path) -> None:
     """Whoever made them may have died before they were on disk."""
     receive(tmp_path, 1, Steps())
