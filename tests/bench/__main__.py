@@ -62,7 +62,12 @@ class Row:
 JOBS: Final[Mapping[str, Job]] = {
     "core": Job("bench_core", ("--json",), ("--rounds", "3"), 60),
     "storm": Job("bench_storm", ("--json",), ("--rounds", "2"), 90),
-    "agi": Job("bench_agi", ("--json",), ("--rounds", "3", "--seconds", "0.6"), 90),
+    "agi": Job(
+        "bench_agi", ("--json", "--loop", "asyncio"), ("--rounds", "3", "--seconds", "0.6"), 90
+    ),
+    "uvloop": Job(
+        "bench_agi", ("--json", "--loop", "uvloop"), ("--rounds", "3", "--seconds", "0.6"), 90
+    ),
     "idle": Job("bench_agi", ("--json", "--idle", "10000"), ("--rounds", "2"), 60),
     "ami": Job("bench_ami", ("--json",), (), 60),
     "journal": Job("bench_journal", (), (), 60),
@@ -94,7 +99,7 @@ FIGURES: Final[Sequence[Figure]] = (
         )
     ),
     Figure(
-        "agi", "FastAGI decisions/s to bare streams",
+        "agi", "FastAGI decisions/s to bare asyncio",
         ("umpack", "calls_per_s"), ("umpack", "ratio"), at_least=0.75,
     ),
     Figure(
@@ -103,6 +108,17 @@ FIGURES: Final[Sequence[Figure]] = (
     ),
     Figure("agi", "the same to a server that does not read", ("umpack", "calls_per_s"),
            ("umpack", "ratio_to_floor")),
+    Figure(
+        "uvloop", "the same, both on uvloop", ("umpack", "calls_per_s"), ("umpack", "ratio")
+    ),
+    Figure(
+        "uvloop", "by processor time, µs a call", ("umpack", "cpu_us_per_call"),
+        ("umpack", "cpu_ratio"),
+    ),
+    Figure(
+        "uvloop", "our server, fixed answers", ("agi_server", "calls_per_s"),
+        ("agi_server", "ratio"),
+    ),
     Figure("idle", "idle connections", ("idle",), at_least=10_000),
     Figure("idle", "decisions/s beside them, to none", ("calls_per_s",), ("ratio",)),
     Figure("ami", "AMI events/s of 30 headers", ("link_per_second",), at_least=20_000),

@@ -42,7 +42,7 @@ from tests.pbx.root import PbxUnavailable, ensure
 from tests.pbx.sipp import Server, Sipp
 from tests.ports import free_port
 
-PARALLEL: Final = 10
+PARALLEL: Final = 8
 RATE: Final = 100
 HOLD_MS: Final = 10
 UMPACK: Final = (sys.executable, "-c", "from umpack.cli import main; main()")

@@ -7,6 +7,7 @@ store.py         what a spool is to the rest of umpack
 spool.py         the spool as the daemon holds it, asked from the event loop
 disk_spool.py    the same on this node's disk, blocking; the order in which all is made durable
 disk_deliveries.py   its part that senders and people use
+asked.py         which server may have a mail, when umpack was killed
 originals.py     the files: reserved, brought to their place, deleted
 records.py, deliveries.py   the rows, one function a step
 told.py          which calls are told of in the mail of another

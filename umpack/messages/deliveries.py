@@ -136,9 +136,10 @@ def close_one(
     _move(db, _recipient(records.fetch(db, id_), number), event, now, {"why": stored(why)})
 
 
-def abandon(db: Db, now: float) -> int:
+def abandon(db: Db, now: float, asked: Mapping[tuple[MessageId, int], str]) -> int:
     """At start: whatever is in sending has lost its sender, and with it the knowledge whether the
-    server took it. Due at once, at the same server. Answers how many there were."""
+    server took it. Due at once, at the same server (`asked`: by message and number, where known).
+    Answers how many there were."""
     rows = db.execute(
         "SELECT message, number FROM recipients WHERE state = ?", (RecipientState.SENDING.value,)
     ).fetchall()
@@ -151,6 +152,8 @@ def abandon(db: Db, now: float) -> int:
             "doubts": recipient.doubts + 1,
             "why": "umpack ended while it was being sent",
         }
+        if server := asked.get((row["message"], row["number"])):
+            changes["server"] = stored(server)
         _move(db, recipient, RecipientEvent.ABANDONED, now, changes)
     return len(rows)
 

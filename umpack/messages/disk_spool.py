@@ -23,11 +23,13 @@ from umpack import clock
 from umpack.core.calls import CallId
 from umpack.messages import deliveries, records, spool_health
 from umpack.messages.adoption import Adopter, Adoption
+from umpack.messages.asked import Asked
 from umpack.messages.disk_deliveries import DiskDeliveries
 from umpack.messages.fault_points import FaultPoint, FaultPoints
 from umpack.messages.fax_tags import read_tags
 from umpack.messages.message import (
     CallFacts,
+    Delivery,
     DocumentFacts,
     EngineFacts,
     Form,
@@ -43,6 +45,7 @@ from umpack.messages.spool_schema import SpoolFault, prepare, translated
 from umpack.messages.stillness import Stillness
 
 DATABASE = "spool.db"
+ASKED = "asked"
 QUIET = 120.0
 """Seconds without a change after which a file without a call is taken to be whole. Longer than
 any silence within a fax (T.30 T1 is 35 s) or between answer and first page."""
@@ -91,8 +94,11 @@ class DiskSpool(DiskDeliveries):
         try:
             self.moved_aside = prepare(self.path, now())
             self._writer.start()
-            if lost := self._writer.do(lambda db: deliveries.abandon(db, now())):
+            self._asked = Asked(self.directory / ASKED)
+            left = self._asked.left
+            if lost := self._writer.do(lambda db: deliveries.abandon(db, now(), left)):
                 logger.warning("spool {}: {} deliveries end in doubt", self.path, lost)
+            self._asked.begin_anew()
         except BaseException:
             os.close(self._lock)
             raise
@@ -332,6 +338,10 @@ class DiskSpool(DiskDeliveries):
         with self._books:
             self._live.pop(id_, None)
 
+    def note_asked(self, delivery: Delivery, server: str) -> None:
+        """Which server may have it, should this process be killed. Never raises."""
+        self._asked.note((delivery.recipient.message, delivery.recipient.number), server)
+
     def close(self) -> None:
         """Write what was asked for before, then end. May be called again."""
         if not self._closed:
@@ -339,6 +349,7 @@ class DiskSpool(DiskDeliveries):
             self.settle()
             self.close_readers()  # the last to close clears the log away, which a reader could not
             self._writer.stop()
+            self._asked.close()
             os.close(self._lock)
 
     def __enter__(self) -> DiskSpool:

@@ -404,6 +404,7 @@ class Mailer:
 
         def asking(server: str) -> None:
             sending.server = server
+            self._spool.note_asked(held, server)
 
         found = await self._transport.deliver(
             letter, (to,), uncertain=uncertain, asking=asking,

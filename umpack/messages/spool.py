@@ -115,6 +115,10 @@ class Spool:
         """Its caller has been answered. Nobody waits for the disk here."""
         self._begin(self.disk.note_answered, id_).add_done_callback(_log_failure)
 
+    def note_asked(self, delivery: Delivery, server: str) -> None:
+        """A server is asked to take it from now on. Nobody waits for the disk here."""
+        self._begin(self.disk.note_asked, delivery, server)
+
     async def commit(self, id_: MessageId, engine: EngineFacts) -> Message:
         """The message survives whatever happens when this returns."""
         return await _written(await self._ask(self.disk.committing, id_, engine))

@@ -76,6 +76,9 @@ class MessageStore(Protocol):
     async def claim(self, id_: MessageId, number: int, now: float) -> Delivery:
         """Take one delivery for sending; `StateError` if another has it."""
 
+    def note_asked(self, delivery: Delivery, server: str) -> None:
+        """A server is asked to take it from now on; does not wait."""
+
     async def sent(
         self, delivery: Delivery, now: float, server: str, reply: str, queue_id: str = ""
     ) -> None:
