@@ -302,7 +302,7 @@ def unlike_the_mails(
 def orphans(spool: Path, records: list[Message]) -> Iterator[str]:
     """Files of no record, and records without their file."""
     files = {path.relative_to(spool) for path in spool.rglob("*") if path.is_file()}
-    names = "spool.db spool.db-wal spool.db-shm .lock .probe mail-system.json"
+    names = "spool.db spool.db-wal spool.db-shm asked .lock .probe mail-system.json"
     own = {Path(name) for name in names.split()}
     kept = {Path(record.original.file) for record in records if record.original}
     made = {file.parent / name for file in kept for name in ("document.pdf", ".document.pdf.new")}
