@@ -161,7 +161,12 @@ class AgiCall(asyncio.BufferedProtocol):
         if transport.family not in (socket.AF_INET, socket.AF_INET6):
             return
         # uvloop hands out a mere description of its socket, which cannot be set.
-        there = socket.socket(transport.family, socket.SOCK_STREAM, 0, fileno=transport.fileno())
+        try:
+            there = socket.socket(
+                transport.family, socket.SOCK_STREAM, 0, fileno=transport.fileno()
+            )
+        except (OSError, ValueError):
+            return  # the connection is gone, which will be said elsewhere
         try:
             there.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         except OSError:
