@@ -56,7 +56,10 @@ def main(pid: int, stopped: float, stuck: float) -> None:
     """Watch, and end it if need be."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a stop of both lets the calls end first
-    process = os.pidfd_open(pid)
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return  # it has ended while this one started
     if os.getppid() != pid:
         return  # it has ended, and its number may be somebody else's by now
     why = watch(pid, stopped, stuck)
