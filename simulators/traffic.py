@@ -215,12 +215,7 @@ def _stream(spec: Traffic) -> Iterator[ArrivingCall]:
     callers = _numbers(spec.callers, _chance(spec, "callers"))
     for ats in _times(spec.arrivals, _chance(spec, "arrivals")):
         n = len(ats)
-        # What the named tuple's own maker does, without a Python frame for each.
-        yield from map(
-            tuple.__new__,
-            repeat(ArrivingCall),
-            zip(ats, holds(n), called(n), callers(n), strict=False),
-        )
+        yield from map(ArrivingCall, ats, holds(n), called(n), callers(n))
 
 
 def _chance(spec: Traffic, part: str) -> Random:

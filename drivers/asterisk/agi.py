@@ -399,9 +399,6 @@ class AgiProtocol:
 @lru_cache(maxsize=256)  # a PBX says few different things, and what it says is a value
 def _parsed(line: bytes) -> AgiAnswer | Trying | HungUp | Literal["usage"] | None:
     text = line.decode("utf-8", "surrogateescape")
-    head, space, data = text.partition(" (")
-    if head == "200 result=1" and space and data.endswith(")"):
-        return AgiAnswer(200, 1, data[:-1])  # what a variable is answered with
     if match := _RESULT.fullmatch(text):
         word, data, rest = match.groups("")
         pairs = [pair.partition("=") for pair in rest.split(" ")] if rest else ()

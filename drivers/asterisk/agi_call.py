@@ -160,19 +160,17 @@ class AgiCall(asyncio.BufferedProtocol):
         transport = self._transport.get_extra_info("socket")
         if transport.family not in (socket.AF_INET, socket.AF_INET6):
             return
-        # uvloop hands out a mere description of its socket, which cannot be set.
         try:
+            # uvloop hands out a mere description of its socket, which cannot be set.
             there = socket.socket(
                 transport.family, socket.SOCK_STREAM, 0, fileno=transport.fileno()
             )
+            try:
+                there.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            finally:
+                there.detach()
         except (OSError, ValueError):
-            return  # the connection is gone, which will be said elsewhere
-        try:
-            there.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        except OSError:
             pass  # the connection is gone, which will be said elsewhere
-        finally:
-            there.detach()
 
     def eof_received(self) -> None:
         """Asterisk closes when it is done with the channel; there is no half-open AGI."""

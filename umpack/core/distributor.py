@@ -109,8 +109,7 @@ class Distributor(Evidence[Offer]):
         offer = lease.holder
         answered = outcome.result is CONNECTED
         verdict = ANSWERED if answered else self._verdict(lease, outcome)
-        if self._no_routes.numbers:
-            self._no_routes.ended(lease.channel.trunk.id, outcome, verdict)
+        self._no_routes.ended(lease.channel.trunk.id, outcome, verdict)
         talk = None if offer.answered is None else now - offer.answered
         self.attempt_ends(lease, outcome, verdict, talk, now)
         offer.attempted(lease, outcome, verdict, now)
@@ -274,8 +273,7 @@ class Distributor(Evidence[Offer]):
     def _lease(
         self, offer: Offer, pack: Pack, position: int, health: TrunkHealth, now: float
     ) -> Assignment:
-        left, timeout = offer.deadline - now, pack.plan.answer_within
-        timeout = timeout if timeout < left else left
+        timeout = min(pack.plan.answer_within, offer.deadline - now)
         offer.cut_short = False
         if (
             (offer.attempts or health.is_doubtful(now))

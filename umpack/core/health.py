@@ -185,10 +185,7 @@ class TrunkHealth(HealthMachine):
         attempt waits longer than normal, be it late or not yet."""
         if not self._plain and (not self.is_proven or self.admission is Admission.RESERVE):
             return True
-        hesitation = self._hesitation
-        if not hesitation.outstanding:  # as nearly always, where answers come at once
-            return False
-        return hesitation.is_slow(now)
+        return self._hesitation.is_slow(now)
 
     @property
     def answer_p99(self) -> float:

@@ -17,20 +17,19 @@ LOST = Verdict(Elsewhere.ONCE, Blame.TRUNK, "Q.850 2, 3: the trunk has no route 
 class NoRoutes:
     """The numbers each trunk had no route for, since it last had one for somebody."""
 
-    __slots__ = ("numbers",)
+    __slots__ = ("_numbers",)
 
     def __init__(self) -> None:
-        self.numbers: dict[TrunkId, set[str]] = {}
-        """Nearly always empty."""
+        self._numbers: dict[TrunkId, set[str]] = {}
 
     def ended(self, trunk: TrunkId, outcome: Outcome, verdict: Verdict) -> None:
         """An attempt ended otherwise; where it came through to somebody there is a route."""
-        if outcome.result is Result.ANSWERED or verdict.blame is Blame.CALL:
-            self.numbers.pop(trunk, None)
+        if self._numbers and (outcome.result is Result.ANSWERED or verdict.blame is Blame.CALL):
+            self._numbers.pop(trunk, None)
 
     def failed(self, trunk: TrunkId, called: str, many: int) -> bool:
         """There was no route; answers whether `many` different numbers had none."""
-        numbers = self.numbers.setdefault(trunk, set())
+        numbers = self._numbers.setdefault(trunk, set())
         if len(numbers) < many:
             numbers.add(called)
         return len(numbers) >= many
