@@ -15,19 +15,16 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final
 
 from loguru import logger
 
-from umpack.messages.message import MessageId
+from umpack.messages.message import DeliveryKey, MessageId
 
 SLOTS: Final = 1024
 """Entries; many times as many as deliveries may be under way at once."""
 SLOT: Final = 512
 """Bytes of an entry: a message's id, a number, a server's name and address."""
-
-Key: TypeAlias = tuple[MessageId, int]
-"""Message and number of the recipient."""
 
 
 class Asked:
@@ -40,7 +37,7 @@ class Asked:
         self._path = path
         self._serials = count()
         self._file: int | None = None
-        self.left: Mapping[Key, str] = MappingProxyType({})
+        self.left: Mapping[DeliveryKey, str] = MappingProxyType({})
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.posix_fallocate(self._file, 0, SLOTS * SLOT)
@@ -52,7 +49,7 @@ class Asked:
         """What was left has been dealt with."""
         self._write(b"\0" * (SLOTS * SLOT), 0)
 
-    def note(self, key: Key, server: str) -> None:
+    def note(self, key: DeliveryKey, server: str) -> None:
         """The server is about to be asked. Waits for no disk but one that hangs. Any thread."""
         serial = next(self._serials)
         entry = json.dumps([serial, *key, server]).encode()
@@ -77,9 +74,9 @@ class Asked:
         logger.warning("{}: {}", self._path, error.strerror or error)
 
 
-def _newest(data: bytes) -> dict[Key, str]:
+def _newest(data: bytes) -> dict[DeliveryKey, str]:
     """The last entry of each; one that cannot be read was being written, or edited by somebody."""
-    found: dict[Key, tuple[int, str]] = {}
+    found: dict[DeliveryKey, tuple[int, str]] = {}
     for start in range(0, len(data), SLOT):
         text = data[start : start + SLOT].rstrip(b"\0")
         try:

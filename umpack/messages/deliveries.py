@@ -14,7 +14,15 @@ from loguru import logger
 from umpack.core.errors import LeaseError, OurFault, StateError
 from umpack.journal.rows import Cell, stored
 from umpack.messages import records, told
-from umpack.messages.message import Decision, Delivery, Form, Message, MessageId, Recipient
+from umpack.messages.message import (
+    Decision,
+    Delivery,
+    DeliveryKey,
+    Form,
+    Message,
+    MessageId,
+    Recipient,
+)
 from umpack.messages.spool_rows import form_cell, recipient_of
 from umpack.messages.states import (
     OPEN,
@@ -136,9 +144,9 @@ def close_one(
     _move(db, _recipient(records.fetch(db, id_), number), event, now, {"why": stored(why)})
 
 
-def abandon(db: Db, now: float, asked: Mapping[tuple[MessageId, int], str]) -> int:
+def abandon(db: Db, now: float, asked: Mapping[DeliveryKey, str]) -> int:
     """At start: whatever is in sending has lost its sender, and with it the knowledge whether the
-    server took it. Due at once, at the same server (`asked`: by message and number, where known).
+    server took it. Due at once, at the same server (`asked`, where known).
     Answers how many there were."""
     rows = db.execute(
         "SELECT message, number FROM recipients WHERE state = ?", (RecipientState.SENDING.value,)
@@ -152,7 +160,7 @@ def abandon(db: Db, now: float, asked: Mapping[tuple[MessageId, int], str]) -> i
             "doubts": recipient.doubts + 1,
             "why": "umpack ended while it was being sent",
         }
-        if server := asked.get((row["message"], row["number"])):
+        if server := asked.get(recipient.key):
             changes["server"] = stored(server)
         _move(db, recipient, RecipientEvent.ABANDONED, now, changes)
     return len(rows)

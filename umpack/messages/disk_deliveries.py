@@ -91,7 +91,9 @@ class DiskDeliveries(SpoolArchive):
         self, delivery: Delivery, now: float, next_at: float, why: str, server: str = ""
     ) -> None:
         """4xx, or no server was reached: due again at `next_at`."""
-        self._end(delivery, RecipientEvent.DEFERRED, now, next_at, server=server, why=why)
+        self._ending(
+            delivery, RecipientEvent.DEFERRED, now, next_at, server=server, why=why
+        ).result()
 
     def refused(
         self, delivery: Delivery, now: float, why: str, server: str = "", *, note: bool = False
@@ -102,10 +104,10 @@ class DiskDeliveries(SpoolArchive):
         def told(db: sqlite3.Connection) -> None:
             deliveries.add_note(db, delivery.recipient, now, self._domain)
 
-        self._end(
+        self._ending(
             delivery, RecipientEvent.REFUSED, now, then=told if note else None,
             server=server, reply=why, why=why,
-        )  # fmt: skip
+        ).result()  # fmt: skip
 
     def shape(self, id_: MessageId, number: int, form: Form) -> None:
         """Fix in which form the mail of a delivery is written."""
@@ -119,11 +121,13 @@ class DiskDeliveries(SpoolArchive):
         self, delivery: Delivery, now: float, next_at: float, why: str, server: str
     ) -> None:
         """The server may have it: due again at `next_at`, at the same server first."""
-        self._end(delivery, RecipientEvent.UNCERTAIN, now, next_at, server=server, why=why)
+        self._ending(
+            delivery, RecipientEvent.UNCERTAIN, now, next_at, server=server, why=why
+        ).result()
 
     def released(self, delivery: Delivery, now: float) -> None:
         """Nothing was sent (umpack stops, no connection was free): as before the claim."""
-        self._end(delivery, RecipientEvent.RELEASED, now)
+        self._ending(delivery, RecipientEvent.RELEASED, now).result()
 
     def expired(self, id_: MessageId, number: int, now: float, why: str) -> None:
         """Tried for too long: a dead letter."""
@@ -180,17 +184,6 @@ class DiskDeliveries(SpoolArchive):
     def _do(self, job: Job[T], reached: FaultPoint | None = None) -> T:
         return self._writer.do(job, reached)
 
-    def _end(
-        self,
-        delivery: Delivery,
-        event: RecipientEvent,
-        now: float,
-        next_at: float | None = None,
-        then: Job[None] | None = None,
-        **words: str,
-    ) -> None:
-        self._ending(delivery, event, now, next_at, then, **words).result()
-
     def _ending(
         self,
         delivery: Delivery,
@@ -216,27 +209,30 @@ class DiskDeliveries(SpoolArchive):
         def attempt() -> None:
             self._do(ended, FaultPoint.OUTCOME_ROW)
 
-        def lost() -> None:
-            self._owe(name, attempt)
-
         done = partial(self._reach, FaultPoint.OUTCOME_DONE)
+        return self._owing(
+            name, attempt,
+            lambda lost: self._writer.ask(ended, FaultPoint.OUTCOME_ROW, done, lost),
+        )  # fmt: skip
+
+    def _owing(
+        self,
+        name: str,
+        attempt: Callable[[], object],
+        ask: Callable[[Callable[[], None]], T],
+    ) -> T:
+        """What the disk refuses now must be done when it works again, by `attempt`. `ask` begins it
+        now; what it is given is to be called when that fails later."""
+
+        def lost() -> None:
+            with self._books:
+                self._owed[name] = attempt
+
         try:
-            return self._writer.ask(ended, FaultPoint.OUTCOME_ROW, done, lost)
+            return ask(lost)
         except SpoolFault:
             lost()
             raise
-
-    def _or_owe(self, name: str, attempt: Callable[[], T]) -> T:
-        """What the disk refuses now must be done when it works again."""
-        try:
-            return attempt()
-        except SpoolFault:
-            self._owe(name, attempt)
-            raise
-
-    def _owe(self, name: str, attempt: Callable[[], object]) -> None:
-        with self._books:
-            self._owed[name] = attempt
 
     def _mail_id(self, id_: MessageId) -> str:
         return f"<{id_}@{self._domain}>"

@@ -91,15 +91,16 @@ class DiskSpool(DiskDeliveries):
         self._lock = _locked(self.directory)
         self._live: dict[MessageId, _Reception] = {}
         self._closed = False
+        self._asked = Asked(self.directory / ASKED)
         try:
             self.moved_aside = prepare(self.path, now())
             self._writer.start()
-            self._asked = Asked(self.directory / ASKED)
             left = self._asked.left
             if lost := self._writer.do(lambda db: deliveries.abandon(db, now(), left)):
                 logger.warning("spool {}: {} deliveries end in doubt", self.path, lost)
             self._asked.begin_anew()
         except BaseException:
+            self._asked.close()
             os.close(self._lock)
             raise
         if wall is None:
@@ -208,19 +209,14 @@ class DiskSpool(DiskDeliveries):
 
     def committing(self, id_: MessageId, engine: EngineFacts) -> Future[Message]:
         """See `commit`. Blocks until the file is in its place, and not for the row."""
-        name, now = f"commit of {id_}", self.now()
+        now = self.now()
 
         def attempt() -> Message:
             return self._begin_commit(id_, engine, now).result()
 
-        def lost() -> None:
-            self._owe(name, attempt)
-
-        try:
-            return self._begin_commit(id_, engine, now, lost)
-        except SpoolFault:
-            lost()
-            raise
+        return self._owing(
+            f"commit of {id_}", attempt, lambda lost: self._begin_commit(id_, engine, now, lost)
+        )
 
     def _begin_commit(
         self,
@@ -340,7 +336,7 @@ class DiskSpool(DiskDeliveries):
 
     def note_asked(self, delivery: Delivery, server: str) -> None:
         """Which server may have it, should this process be killed. Never raises."""
-        self._asked.note((delivery.recipient.message, delivery.recipient.number), server)
+        self._asked.note(delivery.recipient.key, server)
 
     def close(self) -> None:
         """Write what was asked for before, then end. May be called again."""
@@ -368,10 +364,11 @@ class DiskSpool(DiskDeliveries):
         return engine if tags is None else tags.complete(engine)
 
     def _take_back(self, id_: MessageId) -> None:
+        def attempt() -> None:
+            self._do(lambda db: records.drop_intent(db, id_))
+
         with suppress(SpoolFault):
-            self._or_owe(
-                f"take back {id_}", lambda: self._do(lambda db: records.drop_intent(db, id_))
-            )
+            self._owing(f"take back {id_}", attempt, lambda _: attempt())
         with self._books:
             self._live.pop(id_, None)
 

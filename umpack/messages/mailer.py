@@ -32,7 +32,7 @@ from umpack.messages.letter import (
 )
 from umpack.messages.letter import Delivery as End
 from umpack.messages.mail_system import MailSystem, Memory, silence
-from umpack.messages.message import Delivery, Message, MessageId, Recipient
+from umpack.messages.message import Delivery, DeliveryKey, Message, Recipient
 from umpack.messages.retry import RetryPolicy
 from umpack.messages.scribe import Scribe
 from umpack.messages.spool_schema import SpoolFault
@@ -58,8 +58,6 @@ INSIST: Final = 86_400.0
 then on a second copy, which the same Message-ID gives away, is better than none."""
 _AWAY: Final = 3
 """Messages in a row for which no relay could be reached: by one alone, it could be its fault."""
-
-Key = tuple[MessageId, int]
 
 
 @dataclass(slots=True)
@@ -110,7 +108,7 @@ class Mailer:
         """When the first of those in the spool is, if none was; None if that is not known."""
         self._read_at = 0.0
         self._tasks: dict[asyncio.Task[None], _Sending] = {}
-        self._busy: set[Key] = set()
+        self._busy: set[DeliveryKey] = set()
         self._recoveries = transport.recoveries
         self._wake = asyncio.Event()
         self.away_since: float | None = None
@@ -119,11 +117,11 @@ class Mailer:
         if memory is not None:
             memory.recall(self.system)
         self._ends = Ends(spool, plan.retry, self.system, now, rng, memory)
-        self._in_a_row: set[Key] = set()
+        self._in_a_row: set[DeliveryKey] = set()
         """Not reached, and none was since."""
-        self._unreached: set[Key] = set()
+        self._unreached: set[DeliveryKey] = set()
         """Whose last try reached nobody: to be hastened when a server is back."""
-        self._hastened: set[Key] = set()
+        self._hastened: set[DeliveryKey] = set()
         """Of these, who has been since he was last due."""
         self._hasten_at = 0.0
         self._probes = 0
@@ -255,7 +253,7 @@ class Mailer:
         self._more, self._next_due, self._read_at = False, None, until
         found = await self._spool.due(until, most + len(self._busy))
         # Some of what was taken meanwhile may have been read as well.
-        ready = {_key(one): one for one in (*(due.recipient for due in found), *self._ready)}
+        ready = {one.key: one for one in (*(due.recipient for due in found), *self._ready)}
         self._ready = deque(one for key, one in ready.items() if key not in self._busy)
         if self._ready:
             self._more = True  # until none is found, and when the next is due is asked
@@ -271,12 +269,12 @@ class Mailer:
         self._more = False
         found = await self._spool.due(now + FAR, HASTENED + len(self._busy))
         self._ready.clear()  # what is due comes again, among the others by its age
-        keys = {_key(one.recipient) for one in found}
+        keys = {one.recipient.key for one in found}
         if len(found) < HASTENED:
             self._unreached &= keys
             self._hastened &= keys
         for one in found:
-            key = _key(one.recipient)
+            key = one.recipient.key
             if key in self._busy:
                 continue
             ripe = one.recipient.next_at <= now
@@ -288,7 +286,7 @@ class Mailer:
         self._more = True
 
     def _begin(self, wanted: Recipient) -> None:
-        key = _key(wanted)
+        key = wanted.key
         if key in self._busy:
             return
         if wanted.next_at <= self._now():
@@ -322,7 +320,7 @@ class Mailer:
         self._probe_at = now + min(wait, MOST_PROBE_WAIT)
         self._begin(found[turn % len(found)].recipient)
 
-    def _heard(self, key: Key, end: End) -> None:
+    def _heard(self, key: DeliveryKey, end: End) -> None:
         """What an end says about the relays as a whole."""
         now = self._now()
         if not isinstance(end, Deferred) or end.reached:
@@ -387,7 +385,7 @@ class Mailer:
         sending.held = await self._spool.claim(wanted.message, wanted.number, at)
 
     async def _try(self, held: Delivery, sending: _Sending) -> End:
-        key = _key(held.recipient)
+        key = held.recipient.key
         try:
             letter = await self._scribe.letter(held)
         except EnclosureFault as fault:
@@ -413,10 +411,6 @@ class Mailer:
         end = found[to]
         self._heard(key, end)
         return end
-
-
-def _key(recipient: Recipient) -> Key:
-    return recipient.message, recipient.number
 
 
 async def _carried(work: Coroutine[Any, Any, None]) -> None:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from itertools import count
-from typing import NewType
+from typing import NewType, TypeAlias
 
 from umpack.core.calls import CallId
 from umpack.messages.states import MessageState, RecipientState
 
 MessageId = NewType("MessageId", str)
+
+DeliveryKey: TypeAlias = tuple[MessageId, int]
+"""Message and number of the recipient."""
 """Fit for a file name and for the left side of a Message-ID."""
 
 ID = re.compile(r"[a-z0-9-]{1,32}-(\d{4})(\d\d)\d\dt\d{6}-[0-9a-f]{4,}-[0-9a-f]{16}")
@@ -145,6 +148,11 @@ class Recipient:
     decided: Decided | None = None
     form: Form | None = None
     """None until somebody knows: the sender fixes it then (`Scribe`)."""
+
+    @property
+    def key(self) -> DeliveryKey:
+        """Which delivery it is, whatever has become of it."""
+        return self.message, self.number
 
     def __repr__(self) -> str:
         return f"<{self.message} to no. {self.number}: {self.state.value}, {self.tries} tries>"

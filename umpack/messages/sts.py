@@ -60,6 +60,11 @@ def is_host(name: str) -> bool:
     return len(name) <= _LONGEST_HOST and _HOST.fullmatch(name) is not None
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name, in small letters, can be an `mx` of a policy: a host, or `*.` before one."""
+    return is_host(name.removeprefix("*."))
+
+
 def record_id(records: Iterable[str]) -> str | None:
     """The policy's id by the TXT records of `_mta-sts`; None if they announce no policy.
 
@@ -94,7 +99,7 @@ def read_policy(body: bytes) -> Policy:
             continue
         if key == "mx":
             name = value.lower().removesuffix(".")
-            if is_host(name.removeprefix("*.")):
+            if is_pattern(name):
                 mx[name] = None
         else:
             first.setdefault(key, value)

@@ -15,7 +15,7 @@ from pathlib import Path
 from loguru import logger
 
 from umpack.journal.schema import connect, in_words, is_damage
-from umpack.messages.sts import MAX_AGE, Mode, Policy, is_host
+from umpack.messages.sts import MAX_AGE, Mode, Policy, is_pattern
 
 _TABLE = """CREATE TABLE IF NOT EXISTS policies (
     domain TEXT PRIMARY KEY,
@@ -92,14 +92,10 @@ def _kept(row: Sequence[object]) -> Kept | None:
     match row:
         case [str(id_), float(fetched), str(mode), str(mx), int(max_age)]:
             names = tuple(mx.split())
-            if not 0 <= max_age <= MAX_AGE or not all(map(_is_pattern, names)):
+            if not 0 <= max_age <= MAX_AGE or not all(map(is_pattern, names)):
                 return None
             try:
                 return Kept(id_, fetched, Policy(Mode(mode), names, max_age))
             except ValueError:
                 return None
     return None
-
-
-def _is_pattern(name: str) -> bool:
-    return is_host(name.removeprefix("*."))

@@ -16,18 +16,20 @@ from simulators.mail import DOT, GREETING, Act, MailServer, Script, Then
 from tests.unit.messages.offices import in_memory, made, office, plan, received, settle, tiff
 from tests.unit.messages.receptions import Time
 from umpack import clock
-from umpack.messages.asked import SLOT, SLOTS, Asked, Key
-from umpack.messages.message import MessageId
+from umpack.messages.asked import SLOT, SLOTS, Asked
+from umpack.messages.disk_spool import DiskSpool
+from umpack.messages.message import DeliveryKey, MessageId
+from umpack.messages.spool_schema import SpoolFault
 from umpack.messages.states import RecipientState
 
 ROOT = Path(__file__).parents[3]
 
 
-def key(number: int) -> Key:
+def key(number: int) -> DeliveryKey:
     return MessageId(f"m{number}"), 1
 
 
-def left_in(path: Path) -> dict[Key, str]:
+def left_in(path: Path) -> dict[DeliveryKey, str]:
     """What the next process finds."""
     asked = Asked(path)
     asked.close()
@@ -81,6 +83,15 @@ def test_without_the_file_it_goes_on(tmp_path: Path) -> None:
     asked.note(key(1), "one")
     asked.close()
     assert asked.left == {}
+
+
+def test_a_spool_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "spool.db").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):  # the daemon tries again every few seconds, for as long as it takes
+        with pytest.raises(SpoolFault):
+            DiskSpool(tmp_path, "node1")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.timeout(60)
