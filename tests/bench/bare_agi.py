@@ -1,6 +1,6 @@
-"""The least a FastAGI server can do for a call: one fixed `Dial`, whoever calls whom.
+"""The least a FastAGI server can do for a call: fixed commands, whoever calls whom.
 
-    python -m tests.bench.bare_agi PORT DIAL
+    python -m tests.bench.bare_agi PORT DIAL       # one fixed `Dial`, then the end
 
 What a call costs more through it than without it is what FastAGI itself costs: nothing is read,
 decided, noted or checked.
@@ -8,46 +8,50 @@ decided, noted or checked.
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from asyncio import BaseTransport, Protocol, Transport, get_running_loop
+from collections.abc import Sequence
 from typing import cast
 
 from drivers.asterisk.agi_commands import AgiCommand, exec_
+from umpack.cli.running import run_loop
 
 
-class _Call(asyncio.Protocol):
-    def __init__(self, dial: AgiCommand) -> None:
-        self._dial = dial
+class Bare(Protocol):
+    """One connection: a command after the environment and after each answer, then the end."""
+
+    def __init__(self, commands: Sequence[AgiCommand]) -> None:
+        self._commands = iter(commands)
         self._received = b""
+        self._awaited = b"\n\n"
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Wait for the environment."""
+        self._transport = cast("Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        """Look for nothing but the end of what is awaited."""
         self._received += data
-        if self._received.endswith(b"\n\n"):
-            self._received = b""
-            self._transport.write(self._dial)
-        elif b"200 result=" in self._received:
+        if self._awaited not in self._received:
+            return
+        self._received, self._awaited = b"", b"200 result="
+        if command := next(self._commands, None):
+            self._transport.write(command)
+        else:
             self._transport.close()
 
 
 async def serve(port: int, dial: AgiCommand) -> None:
     """Until the process is ended."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Call(dial), "127.0.0.1", port, backlog=1024)
+    loop = get_running_loop()
+    server = await loop.create_server(lambda: Bare([dial]), "127.0.0.1", port, backlog=1024)
     print("ready", flush=True)
     await server.serve_forever()
 
 
 def main() -> None:
     port, dial = int(sys.argv[1]), exec_("Dial", sys.argv[2])
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(serve(port, dial))
-    else:
-        uvloop.run(serve(port, dial))
+    run_loop(lambda: serve(port, dial))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from drivers.asterisk.agi_commands import SEPARATOR, exec_, get_full_variable, s
 from drivers.asterisk.agi_server import AgiServer, AgiServerLimits, Handler, raise_file_limit
 from drivers.asterisk.calls import CAUSE_VARIABLE, DIAL_FACTS, CallHandler
 from tests import sites
+from tests.bench.bare_agi import Bare
 from umpack import clock
 from umpack.core.distributor import Distributor
 from umpack.core.pack import Strategy
@@ -85,29 +86,9 @@ CHANNELS = 30
 PUMP_SECONDS = 0.1  # as umpack.daemon: who ends a call does not write it down
 
 
-class _Floor(asyncio.Protocol):
-    """Less than any FastAGI server can do: fixed commands, each after an end of something."""
-
-    def __init__(self) -> None:
-        self._received = b""
-        self._lines = list(FIXED)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        if not self._received.endswith(b"\n\n" if len(self._lines) == len(FIXED) else b"\n"):
-            return
-        self._received = b""
-        if self._lines:
-            self._transport.write(self._lines.pop(0))
-        else:
-            self._transport.close()
-
-
 async def floor(ready: Ready) -> None:
-    server = await asyncio.get_running_loop().create_server(_Floor, "127.0.0.1", 0, backlog=1024)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Bare(FIXED), "127.0.0.1", 0, backlog=1024)
     ready(server.sockets[0].getsockname()[1])
     await asyncio.Event().wait()
 
