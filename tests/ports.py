@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import socket
+from collections.abc import Iterator
 
 # Below the kernel's ephemeral range (32768 up): a client that reconnects to a dead server's port
 # inside that range may be given this very port as its own and be connected to itself.
@@ -17,14 +20,24 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     """So many, all different."""
-    found: list[int] = []
+    found = list(itertools.islice(filter(_is_free, itertools.islice(_ports, 200)), count))
+    if len(found) < count:
+        raise RuntimeError(f"no {count} free ports in {PORTS}")
+    return found
+
+
+def _turns() -> Iterator[int]:
+    """The ports that are this process's to give, in turn.
+
+    What is free now may be given but not yet taken: a peer's port before its server comes, a port
+    whose server was killed. None is given twice by one process until it has given all, and test
+    processes side by side share none.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = PORTS[int(worker) % count :: count]
     # Own generator: tests that seed the shared one must not make parallel runs choose alike.
-    for port in random.SystemRandom().sample(PORTS, 200):
-        if _is_free(port):
-            found.append(port)
-            if len(found) == count:
-                return found
-    raise RuntimeError(f"no {count} free ports in {PORTS}")
+    return itertools.cycle(random.SystemRandom().sample(mine, len(mine)))
 
 
 def _is_free(port: int) -> bool:
@@ -37,3 +50,6 @@ def _is_free(port: int) -> bool:
             except OSError:
                 return False
     return True
+
+
+_ports = _turns()

@@ -15,7 +15,7 @@ from simulators.endpoints import Answer, Reject, Ring
 from tests.contract.pbx import NO_UMPACK_CAUSE, Behaviour, ContractPbx, Invite, Seen
 from tests.pbx.lab import SECRET, Lab, LabConfig, SipPeer
 from tests.pbx.root import PbxUnavailable, ensure
-from tests.pbx.sipp import Caller, CallerResult, Server
+from tests.pbx.sipp import Caller, CallerResult, Server, SippError
 
 _DIALPLAN = f"""[from-line]
 exten => _X.,1,AGI(agi://127.0.0.1:PORT/umpack)
@@ -113,7 +113,10 @@ class RealPbx(ContractPbx):
         with caller.start(self._lab.sip_port, round(seconds) + _SLACK) as callers:
             while callers.running:  # noqa: ASYNC110 - a process has no event of ours
                 await asyncio.sleep(0.01)
-            return callers.results()
+            results = callers.results()
+            if not results:
+                raise SippError(f"no call was made: {callers.errors}")
+            return results
 
 
 def _server(behaviour: Behaviour) -> Server:

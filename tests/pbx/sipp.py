@@ -102,8 +102,9 @@ class Sipp:
             self._process = subprocess.Popen(
                 [
                     program, "-sf", "scenario.xml", "-i", "127.0.0.1", "-mi", "127.0.0.1",
-                    "-p", str(port), "-bind_local", "-ci", "127.0.0.1", "-cp", str(free_port()),
-                    "-nostdin", "-nd", "-skip_rlimit", "-deadcall_wait", "0",
+                    "-p", str(port), "-bind_local", "-nostdin", "-nd", "-skip_rlimit",
+                    # Its control port it looks for itself (-cp would end it if that were taken).
+                    "-ci", "127.0.0.1", "-deadcall_wait", "0",
                     # The limit alone would wait for calls under way, for ever if need be.
                     "-timeout", str(life), "-timeout_error",
                     "-trace_logs", "-log_file", "events", "-trace_err", "-error_file", "errors",
