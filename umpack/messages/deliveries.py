@@ -151,18 +151,20 @@ def abandon(db: Db, now: float, asked: Mapping[DeliveryKey, str]) -> int:
     rows = db.execute(
         "SELECT message, number FROM recipients WHERE state = ?", (RecipientState.SENDING.value,)
     ).fetchall()
+    state = next_recipient(RecipientState.SENDING, RecipientEvent.ABANDONED).value
     for row in rows:
-        recipient = _recipient(records.fetch(db, row["message"]), row["number"])
-        changes: dict[str, Cell] = {
-            "token": None,
-            "next_at": now,
-            "tries": recipient.tries + 1,
-            "doubts": recipient.doubts + 1,
-            "why": "umpack ended while it was being sent",
-        }
-        if server := asked.get(recipient.key):
-            changes["server"] = stored(server)
-        _move(db, recipient, RecipientEvent.ABANDONED, now, changes)
+        # Nothing else is read of it: the message's own row may be lost with a damaged file until
+        # its original is adopted, and what cannot be read must not keep the spool shut.
+        id_, number = MessageId(row["message"]), row["number"]
+        server = asked.get((id_, number))
+        db.execute(
+            "UPDATE recipients SET state = ?, changed = ?, token = NULL, next_at = ?, why = ?,"
+            " tries = tries + 1, doubts = doubts + 1, server = coalesce(?, server)"
+            " WHERE message = ? AND number = ?",
+            (state, now, now, "umpack ended while it was being sent",
+             stored(server) if server else None, id_, number),
+        )  # fmt: skip
+        records.follow_recipients(db, id_, now)
     return len(rows)
 
 
@@ -247,10 +249,11 @@ def _close(
 
 
 def _recipient(message: Message, number: int) -> Recipient:
-    """Numbers count from 1 without gaps."""
-    if not 1 <= number <= len(message.recipients):
+    # Looked for, not counted: rows before it may be lost with a damaged file.
+    found = next((one for one in message.recipients if one.number == number), None)
+    if found is None:
         raise StateError(f"message {message.id}: no recipient no. {number}")
-    return message.recipients[number - 1]
+    return found
 
 
 def _move(

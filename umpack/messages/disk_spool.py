@@ -100,6 +100,8 @@ class DiskSpool(DiskDeliveries):
                 logger.warning("spool {}: {} deliveries end in doubt", self.path, lost)
             self._asked.begin_anew()
         except BaseException:
+            if self._writer.is_alive():
+                self._writer.stop()
             self._asked.close()
             os.close(self._lock)
             raise

@@ -186,7 +186,7 @@ def add_recipients(
     forms: Mapping[str, Form] | None = None,
 ) -> None:
     """One row each, however often an address is named; then the message's state follows."""
-    after = len(message.recipients) + 1
+    after = 1 + max((one.number for one in message.recipients), default=0)
     age = now if message.committed is None else message.committed
     db.executemany(
         "INSERT INTO recipients (message, number, address, edition, message_id, date, state,"

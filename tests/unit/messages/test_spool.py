@@ -309,6 +309,59 @@ def test_a_damaged_database_is_moved_aside_and_its_rows_saved(tmp_path: Path) ->
             assert spool.message(message.id).state is MessageState.QUEUED
 
 
+def test_a_delivery_under_way_outlives_the_row_of_its_message(tmp_path: Path, time: Time) -> None:
+    with opened(tmp_path, time) as spool:
+        message = received(spool)
+        spool.address(message.id, [A])
+        spool.claim(message.id, 1, time())
+    lose(tmp_path, "messages WHERE id = ?", message.id)
+    with opened(tmp_path, time) as spool:  # and not: no calls are taken until somebody mends it
+        assert spool.adopt().adopted == (message.id,)
+        (delivery,) = spool.due(time(), 10)
+        assert delivery.recipient.state is RecipientState.AMBIGUOUS
+        assert (delivery.recipient.address, delivery.recipient.message_id) == (
+            A, message.message_id
+        )  # fmt: skip
+        assert content(spool, delivery.message) == pages(1)
+
+
+def test_recipients_are_known_by_their_numbers_where_rows_are_lost(
+    tmp_path: Path, time: Time
+) -> None:
+    with opened(tmp_path, time) as spool:
+        message = received(spool)
+        spool.address(message.id, [A, B, C])
+    lose(tmp_path, "recipients WHERE message = ? AND number = 1", message.id)
+    with opened(tmp_path, time) as spool:
+        due = [(one.recipient.number, one.recipient.address) for one in spool.due(time(), 10)]
+        assert due == [(2, B), (3, C)]
+        delivery = spool.claim(message.id, 2, time())
+        assert delivery.recipient.address == B
+        with pytest.raises(StateError, match=r"no recipient no\. 1"):
+            spool.claim(message.id, 1, time())
+        spool.sent(delivery, time(), "mx", "250 ok")
+        spool.decide(message.id, "root", Decision.FORWARD, addresses=[A])
+        numbers = {one.number: one.address for one in spool.message(message.id).recipients}
+        assert numbers == {2: B, 3: C, 4: A}
+
+
+def test_a_spool_that_cannot_be_written_leaves_nothing_open_or_running(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as db:
+        db.execute("DROP TABLE recipients")
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(3):  # the daemon tries again every few seconds, for as long as it takes
+        with pytest.raises(SpoolFault, match="no such table"):
+            opened(tmp_path)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def lose(directory: Path, rows: str, id_: MessageId) -> None:
+    """As when a damaged file was saved but for some rows."""
+    with closing(sqlite3.connect(directory / "spool.db")) as db, db:
+        assert db.execute(f"DELETE FROM {rows}", (id_,)).rowcount == 1  # noqa: S608 - our own
+
+
 def test_another_programs_database_is_not_touched(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "spool.db")) as db:
         db.execute("CREATE TABLE theirs (x)")
