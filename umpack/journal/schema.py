@@ -110,6 +110,12 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code & 0xFF in _DAMAGE
 
 
+def text_of(cell: bytes) -> str:
+    """A text out of the file: `quick_check` does not look into texts, and one spoiled byte must not
+    hide its row, nor all that is asked for together with it."""
+    return cell.decode("utf-8", "replace")
+
+
 def connect(path: Path, *, busy: float = 1.0) -> sqlite3.Connection:
     """A connection for writing; transactions are the caller's to begin. `busy` is seconds.
 
@@ -117,6 +123,7 @@ def connect(path: Path, *, busy: float = 1.0) -> sqlite3.Connection:
     per batch is paid, not one per call.
     """
     connection = sqlite3.connect(path, timeout=busy, isolation_level=None)
+    connection.text_factory = text_of
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {16 << 20}")
@@ -134,6 +141,7 @@ def connect_to_read(path: Path, *, one_thread: bool = True) -> sqlite3.Connectio
         uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=one_thread
     )
     connection.row_factory = sqlite3.Row
+    connection.text_factory = text_of
     return connection
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from umpack.journal.schema import connect, in_words, is_damage, transaction
+from umpack.journal.schema import connect, in_words, is_damage, text_of, transaction
 from umpack.messages.spool_fault import SpoolFault as SpoolFault  # noqa: PLC0414 - its place for most
 
 APPLICATION_ID = 0x756D7073
@@ -200,6 +200,7 @@ def _salvage(aside: Path, path: Path) -> None:
     """Copy every row that can be read, in steps of one, so that a bad page costs its rows only."""
     with closing(connect(path)) as fresh, closing(sqlite3.connect(aside)) as old:
         old.row_factory = sqlite3.Row
+        old.text_factory = text_of
         for table in TABLES:
             saved = 0
             with transaction(fresh):

@@ -796,6 +796,21 @@ def test_a_row_that_cannot_be_read_does_not_stop_the_queue(spool: DiskSpool) -> 
     assert spool.unaddressed() == []
 
 
+def test_a_spoiled_text_costs_a_character_and_no_message(tmp_path: Path, time: Time) -> None:
+    with opened(tmp_path, time) as spool:
+        first, second = received(spool, 1), received(spool, 2)
+        spool.address(first.id, [A])
+    with closing(sqlite3.connect(spool.path)) as db, db:  # no check of SQLite's minds it
+        db.execute("UPDATE messages SET pbx = CAST(x'6dff' AS TEXT)")
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    with opened(tmp_path, time) as spool:
+        assert [m.id for m in spool.unaddressed()] == [second.id]
+        assert [d.message.id for d in spool.due(time())] == [first.id]
+        assert spool.claim(first.id, 1, time()).message.call.pbx == "m\ufffd"
+        assert spool.room_for() == ""  # it is not the disk that has failed
+        assert spool.commit(spool.intend(CALL).id, ENGINE).committed == time()
+
+
 def test_recipients_survive_their_messages_row(tmp_path: Path) -> None:
     with opened(tmp_path) as spool:
         message = received(spool)
