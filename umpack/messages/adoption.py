@@ -158,24 +158,34 @@ class Adopter:
     ) -> set[Hashable]:
         waiting = self._originals.waiting()
         for path in waiting:
-            known = self._known(path)
-            if not path.is_symlink() and not path.exists():
-                continue  # committed since the list was made
-            if not is_regular(path):
-                found.strangers.append(path.name)
-            elif known is not None and (known.id in live or known.state is MessageState.RECEIVING):
-                continue  # a reception going on, or left above
-            elif (known and known.call.call in alive) or not is_settled(path, self._stillness):
-                found.left.append(path.name)
-            elif path.suffix == SUFFIX and ID.fullmatch(path.stem):
-                self._originals.forget(path)  # its record is complete, or the database was lost
-            elif path.stat().st_size == 0 and (known or ID.fullmatch(path.stem)):
-                # A reservation whose record is complete, or whose intent was taken back.
-                self._originals.release(path)
-            else:
-                with self._alone(found, path.name):
-                    self._file(found, path, known, now)
+            with self._alone(found, path.name):
+                self._stray(found, path, now, live, alive)
         return set(waiting)
+
+    def _stray(
+        self,
+        found: _Found,
+        path: Path,
+        now: float,
+        live: Collection[MessageId],
+        alive: Collection[CallId],
+    ) -> None:
+        known = self._known(path)
+        if not path.is_symlink() and not path.exists():
+            return  # committed since the list was made
+        if not is_regular(path):
+            found.strangers.append(path.name)
+        elif known is not None and (known.id in live or known.state is MessageState.RECEIVING):
+            return  # a reception going on, or left above
+        elif (known and known.call.call in alive) or not is_settled(path, self._stillness):
+            found.left.append(path.name)
+        elif path.suffix == SUFFIX and ID.fullmatch(path.stem):
+            self._originals.forget(path)  # its record is complete, or the database was lost
+        elif path.stat().st_size == 0 and (known or ID.fullmatch(path.stem)):
+            # A reservation whose record is complete, or whose intent was taken back.
+            self._originals.release(path)
+        else:
+            self._file(found, path, known, now)
 
     @contextmanager
     def _alone(self, found: _Found, name: str) -> Iterator[None]:

@@ -164,7 +164,10 @@ def abandon(db: Db, now: float, asked: Mapping[DeliveryKey, str]) -> int:
             (state, now, now, "umpack ended while it was being sent",
              stored(server) if server else None, id_, number),
         )  # fmt: skip
-        records.follow_recipients(db, id_, now)
+        try:
+            records.follow_recipients(db, id_, now)
+        except ValueError as error:
+            logger.error("spool: {}: {}", id_, error)
     return len(rows)
 
 

@@ -32,6 +32,7 @@ from umpack.messages.outcomes import (
     relation,
 )
 from umpack.messages.spool import Spool
+from umpack.messages.spool_schema import SpoolFault
 from umpack.messages.states import ENDED
 from umpack.messages.told import BUNDLE, RULE, TELLS_OF, TOLD_IN, tells_of
 
@@ -365,8 +366,10 @@ class Desk:
             if (entry.who, entry.what) == (RULE, BUNDLE) and entry.detail.startswith(TOLD_IN):
                 try:
                     main = await self._spool.message(MessageId(entry.detail[len(TOLD_IN) :]))
-                except StateError:
-                    continue
+                except SpoolFault:
+                    raise
+                except OurFault:
+                    continue  # lost, or it cannot be read: rather told twice than never
                 notes = await self._spool.audit(main.id, 1000)
                 told = tells_of(e.detail for e in notes if (e.who, e.what) == (RULE, BUNDLE))
                 if main.recipients and id_ in told:
@@ -377,9 +380,18 @@ class Desk:
         ended: dict[MessageId, bool] = {}
         for id_, main in list(self._bound.items()):
             if main not in ended:
-                ended[main] = (await self._spool.message(main)).state in ENDED
+                ended[main] = await self._has_ended(main)
             if ended[main] and await self._close(id_, f"{TOLD_IN}{main}"):
                 del self._bound[id_]
+
+    async def _has_ended(self, id_: MessageId) -> bool:
+        try:
+            return (await self._spool.message(id_)).state in ENDED
+        except SpoolFault:
+            raise
+        except OurFault as fault:  # one that cannot be read must not stop the others
+            logger.error("{}", fault)
+            return False
 
     async def _close(self, id_: MessageId, why: str) -> bool:
         try:

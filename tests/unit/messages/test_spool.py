@@ -796,6 +796,33 @@ def test_a_row_that_cannot_be_read_does_not_stop_the_queue(spool: DiskSpool) -> 
     assert spool.unaddressed() == []
 
 
+def test_a_row_that_cannot_be_read_does_not_keep_the_spool_shut(tmp_path: Path, time: Time) -> None:
+    with opened(tmp_path, time) as spool:
+        sent = received(spool, 1)
+        spool.address(sent.id, [A, B])
+        spool.claim(sent.id, 1, time())
+    with closing(sqlite3.connect(spool.path)) as db, db:
+        db.execute("UPDATE recipients SET state = 'qweued' WHERE number = 2")
+    with opened(tmp_path, time) as spool:
+        assert spool.adopt().left == ()
+        assert spool.health(time()).ambiguous == 1
+
+
+def test_a_row_that_cannot_be_read_does_not_stop_the_adoption(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        first, second = spool.intend(call(1)), spool.intend(call(2))
+        write(first, 1)
+        write(second, 2)
+        (tmp_path / "receiving" / "stray.tif").write_bytes(pages(3))
+    with closing(sqlite3.connect(spool.path)) as db, db:
+        db.execute("UPDATE messages SET kind = 'fbx' WHERE id = ?", (first.id,))
+    with opened(tmp_path) as spool:
+        found = spool.adopt()
+        assert found.left == (f"{first.id}.tif",)
+        assert second.id in found.adopted
+        assert len(found.adopted) == 2
+
+
 def test_a_spoiled_text_costs_a_character_and_no_message(tmp_path: Path, time: Time) -> None:
     with opened(tmp_path, time) as spool:
         first, second = received(spool, 1), received(spool, 2)
