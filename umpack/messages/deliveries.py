@@ -38,17 +38,19 @@ FAR = 86_400.0
 _OPEN = tuple(sorted(state.value for state in OPEN))
 
 
-def due(db: Db, now: float, limit: int) -> list[Delivery]:
-    """What may be sent now, oldest message first."""
+def due(db: Db, now: float, limit: int, amiss: set[DeliveryKey]) -> list[Delivery]:
+    """What may be sent now, oldest message first. `amiss` are those that cannot be read, as far as
+    the log has been told of them."""
     rows = db.execute(
         "SELECT message, number FROM recipients INDEXED BY recipients_open"
         " WHERE state IN ('queued', 'retry', 'ambiguous') AND (next_at <= ? OR next_at > ?)"
-        " ORDER BY age, message, number LIMIT ?",
-        (now, now + FAR, max(limit, 0)),
-    ).fetchall()
+        " ORDER BY age, message, number",
+        (now, now + FAR),
+    )
     messages: dict[str, Message] = {}
-    found = []
-    for row in rows:
+    found: list[Delivery] = []
+    # Counted here: those that cannot be read must not take the places of those that can.
+    while len(found) < limit and (row := rows.fetchone()) is not None:
         id_, number = row["message"], row["number"]
         try:
             if id_ not in messages:
@@ -56,7 +58,9 @@ def due(db: Db, now: float, limit: int) -> list[Delivery]:
             found.append(Delivery(messages[id_], _recipient(messages[id_], number)))
         except OurFault as fault:
             # One that cannot be read must not stop the queue.
-            logger.error("spool: {} to no. {} cannot be sent: {}", id_, number, fault)
+            if (id_, number) not in amiss:
+                amiss.add((id_, number))
+                logger.error("spool: {} to no. {} cannot be sent: {}", id_, number, fault)
     return found
 
 

@@ -258,8 +258,9 @@ class Mailer:
         if self._ready:
             self._more = True  # until none is found, and when the next is due is asked
         elif (due := await self._spool.next_due()) is not None:
-            # What is due by now is just being claimed, and says itself when it is not sent.
-            self._next_due = max(due, until + 1.0)
+            # What is due by now is just being claimed, and says itself when it is not sent; or it
+            # cannot be read, and will not be the next second either.
+            self._next_due = max(due, until + (1.0 if self._busy else MOST_WAIT))
         return bool(self._ready)
 
     async def _hasten(self, now: float) -> None:

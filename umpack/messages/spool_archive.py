@@ -14,7 +14,7 @@ from umpack.core.calls import CallId
 from umpack.journal.rows import loaded, stored
 from umpack.journal.schema import connect_to_read
 from umpack.messages import deliveries, records
-from umpack.messages.message import Delivery, Message, MessageId
+from umpack.messages.message import Delivery, DeliveryKey, Message, MessageId
 from umpack.messages.spool_schema import translated
 from umpack.messages.states import ENDED, MessageState
 
@@ -55,6 +55,7 @@ class SpoolArchive:
         self._kept = kept
         self._idle: deque[tuple[sqlite3.Connection, tuple[int, int]]] = deque()
         """With the file that each has open."""
+        self._amiss: set[DeliveryKey] = set()
 
     def message(self, id_: MessageId) -> Message:
         """`UnknownMessage` if there is none."""
@@ -125,7 +126,7 @@ class SpoolArchive:
     def due(self, now: float, limit: int = 100) -> list[Delivery]:
         """What may be sent now, oldest message first."""
         with self.reading() as db:
-            return deliveries.due(db, now, limit)
+            return deliveries.due(db, now, limit, self._amiss)
 
     def next_due(self) -> float | None:
         """When the next open delivery is due; None if none is open."""

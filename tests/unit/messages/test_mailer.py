@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from tests.unit.messages.offices import (
     tiff,
 )
 from tests.unit.messages.receptions import START, Time
+from umpack.messages.mailer import MOST_WAIT
 from umpack.messages.message import Decision, Delivery, EngineFacts, Kind
 from umpack.messages.office import Messages
 from umpack.messages.spool import Spool
@@ -95,6 +98,17 @@ async def test_three_recipients_have_three_ends(tmp_path: Path) -> None:
         assert (await messages.spool.message(message.id)).state is MessageState.DELIVERED
         (entry,) = [e for e in await messages.spool.audit(message.id) if e.who == "eva"]
         assert (entry.what, entry.detail) == ("forward", "no. 3; d@site.test")
+
+
+async def test_one_that_cannot_be_read_is_not_asked_for_all_the_time(tmp_path: Path) -> None:
+    time = Time(START)
+    async with office(tmp_path, 1, now=time) as messages:
+        await spoken(messages)
+        await messages.desk.turn()
+        with closing(sqlite3.connect(messages.spool.disk.path)) as db, db:
+            db.execute("UPDATE messages SET kind = 'fbx'")
+        await messages.mailer.turn()
+        assert messages.mailer.next_at == START + MOST_WAIT
 
 
 async def test_the_same_mail_twice_is_the_same_bytes(tmp_path: Path) -> None:
