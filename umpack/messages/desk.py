@@ -108,7 +108,8 @@ class Desk:
                 self._bound[message.id] = main.id
             else:
                 self.take(message)
-        for message in await self._spool.messages(_MANY, since=now - 2 * self._policy.longest):
+        late = await self._spool.messages(_MANY, since=now - 2 * self._policy.longest)
+        for message in reversed(late):  # as they came: a whole one ends what was before it
             if message.recipients:
                 self._remember(message)
 

@@ -7,6 +7,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.unit.messages.offices import (
     WHOLE,
     facts,
@@ -15,6 +17,7 @@ from tests.unit.messages.offices import (
     office,
     plan,
     received,
+    tiff,
 )
 from tests.unit.messages.receptions import START, Time
 from umpack.core.calls import CallId
@@ -24,6 +27,7 @@ from umpack.messages.states import MessageState
 
 NOBODY = 1
 """A port at which there is no mail server."""
+BROKEN = replace(WHOLE, status="FAILED", error="no carrier", pages=2)
 FAILED = replace(WHOLE, status="FAILED", error="no carrier", pages=0)
 
 
@@ -35,6 +39,26 @@ async def tried(
     message = await received(messages, number, content, engine, call)
     await messages.desk.turn()
     return await messages.spool.message(message.id)
+
+
+@pytest.mark.parametrize(("calls", "at_once"), [((BROKEN, WHOLE), True), ((WHOLE, BROKEN), False)])
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_who_was_told_of_late_is_known_after_a_restart(
+    calls: tuple[EngineFacts, ...], at_once: bool, restarted: bool
+) -> None:
+    time = Time(START)
+    with in_memory() as folder:
+        async with office(folder, NOBODY, now=time) as messages:
+            for number, engine in enumerate(calls):
+                await tried(messages, number, engine, tiff())
+                time.now += 30.0
+            if not restarted:
+                found = await tried(messages, 9, BROKEN, tiff())
+        if restarted:
+            async with office(folder, NOBODY, now=time) as messages:
+                found = await tried(messages, 9, BROKEN, tiff())
+    # The first that is broken goes out at once; further ones are told together.
+    assert found.state is (MessageState.QUEUED if at_once else MessageState.COMMITTED)
 
 
 async def test_a_mail_that_cannot_be_read_does_not_keep_messages_from_starting() -> None:
