@@ -113,15 +113,25 @@ class Scribe:
     async def _composed(self, held: Delivery, recipient: Recipient) -> Letter:
         message, form = held.message, recipient.form or Form("", "")
         own = await self._enclosed(message, form)
-        told = [await self._spool.message(id_) for id_ in held.others]
+        told = [one for id_ in held.others for one in await self._known(id_)]
         others = [await self._beside(one, form) for one in told]
         link = None
         if message.related is not None:
-            link = relation(message, [await self._spool.message(message.related)])
+            link = relation(message, await self._known(message.related))
         return await asyncio.to_thread(
             self._composer.compose, own, recipient, self._mailbox(recipient, form),
             relation=link, others=others,
         )  # fmt: skip
+
+    async def _known(self, id_: MessageId) -> tuple[Message, ...]:
+        """A message that another only mentions: its record may be past its time, or lost."""
+        try:
+            return (await self._spool.message(id_),)
+        except SpoolFault:
+            raise
+        except OurFault as fault:
+            logger.warning("not mentioned in a mail: {}", fault)
+            return ()
 
     async def _beside(self, message: Message, form: Form) -> Enclosed:
         """A try told of besides: its file must not keep back the mail of another call."""

@@ -32,6 +32,7 @@ from tests.unit.messages.receptions import START, Time
 from umpack.messages.mailer import MOST_WAIT
 from umpack.messages.message import Decision, Delivery, EngineFacts, Kind
 from umpack.messages.office import Messages
+from umpack.messages.retry import DAY
 from umpack.messages.spool import Spool
 from umpack.messages.states import MessageState, RecipientState
 
@@ -109,6 +110,29 @@ async def test_one_that_cannot_be_read_is_not_asked_for_all_the_time(tmp_path: P
             db.execute("UPDATE messages SET kind = 'fbx'")
         await messages.mailer.turn()
         assert messages.mailer.next_at == START + MOST_WAIT
+
+
+async def test_a_mail_does_not_depend_on_a_record_that_is_past_its_time(tmp_path: Path) -> None:
+    script = Script({".": ["250 2.0.0 Ok", "550 5.7.1 no", "250 2.0.0 Ok"]})
+    time = Time(START)
+    async with (
+        MailServer(script) as server,
+        office(tmp_path, server.port, now=time) as messages,
+    ):
+        first = await received(messages, content=tiff())
+        await settle(messages)
+        time.now += 60.0
+        again = await received(messages, content=tiff())
+        await settle(messages)
+        assert (await messages.spool.message(again.id)).related == first.id
+        time.now += 5 * DAY
+        await messages.spool.purge(DAY, DAY)
+        assert [m.id for m in await messages.spool.messages()] == [again.id]
+        await messages.decide(again.id, "eva", Decision.RETRY)
+        await settle(messages)
+        mail = mail_of(server.accepted[-1])
+        assert mail["X-Umpack-Id"] == again.id
+        assert [kind for kind, _ in attached(mail)] == ["application/pdf"]
 
 
 async def test_the_same_mail_twice_is_the_same_bytes(tmp_path: Path) -> None:
