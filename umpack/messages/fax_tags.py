@@ -25,6 +25,9 @@ from umpack.messages.tiff import Directory, NotTiff, read_chain
 
 PAGES: Final = 1000
 """Directories read of one file."""
+NUMBERS: Final = 256
+"""Numbers, or bytes of a text, read of one tag. No child with a limit of memory reads them here,
+and in a small file a thousand directories can all point at the same fifty thousand numbers."""
 _MOST: Final = 64 << 20
 """Bytes read of one file, into memory: a mapped file that another cuts short ends the process."""
 _OCTETS: Final = re.compile(rb"[0-9A-Fa-f]{2}(?: [0-9A-Fa-f]{2}){2,31}")
@@ -99,6 +102,6 @@ def read_tags(path: Path) -> FaxTags | None:
         with open(handle, "rb", buffering=0) as file:
             data = file.read(_MOST) or b""
     try:
-        return tags_of(read_chain(data, PAGES).directories)
+        return tags_of(read_chain(data, PAGES, NUMBERS).directories)
     except NotTiff:
         return None

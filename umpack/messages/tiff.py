@@ -86,8 +86,9 @@ class NotTiff(ProtocolFault):
     """The file does not begin as a TIFF does."""
 
 
-def read_chain(data: bytes, most: int) -> Chain:
-    """All directories that can be found, `most + 1` at the utmost. Raises `NotTiff`."""
+def read_chain(data: bytes, most: int, numbers: int = _MOST_STRIPS) -> Chain:
+    """All directories that can be found, `most + 1` at the utmost, with so many `numbers` of each
+    tag. Raises `NotTiff`."""
     order: Order
     if data[:4] == b"II*\0":
         order = "<"
@@ -100,7 +101,7 @@ def read_chain(data: bytes, most: int) -> Chain:
     at = _number(data, order, 4)
     broken = not at
     while at and not broken and len(found) <= most:
-        directory = None if at in visited else _directory(data, order, at)
+        directory = None if at in visited else _directory(data, order, at, numbers)
         visited.add(at)
         if directory is None:
             broken = True
@@ -112,17 +113,19 @@ def read_chain(data: bytes, most: int) -> Chain:
             break
         at = _number(data, order, link)
     if broken:
-        _search(data, order, found, most)
+        _search(data, order, found, most, numbers)
     return Chain(tuple(found.values())[: most + 1], broken)
 
 
-def _search(data: bytes, order: Order, found: dict[int, Directory], most: int) -> None:
+def _search(
+    data: bytes, order: Order, found: dict[int, Directory], most: int, numbers: int
+) -> None:
     """Add directories that no chain leads to, put into the order of their pages."""
     strips = {directory.strips: at for at, directory in found.items()}
     for at in _candidates(data, order):
         if at in found or len(found) > most:
             continue
-        directory = _directory(data, order, at)
+        directory = _directory(data, order, at, numbers)
         if directory is None or not _plausible(directory, len(data)):
             continue
         # A directory written anew stands farther back; the older copy has the same strips.
@@ -165,7 +168,7 @@ def _plausible(directory: Directory, size: int) -> bool:
     )
 
 
-def _directory(data: bytes, order: Order, at: int) -> Directory | None:
+def _directory(data: bytes, order: Order, at: int, numbers: int) -> Directory | None:
     if at < 8 or at + 2 > len(data):
         return None
     entries = _short(data, order, at)
@@ -181,7 +184,7 @@ def _directory(data: bytes, order: Order, at: int) -> Directory | None:
             return None  # they are sorted in every directory: this is something else
         last = tag
         if tag in _READ:
-            tags[tag] = _values(data, order, start)
+            tags[tag] = _values(data, order, start, numbers)
     if not tags.get(_WIDTH) or not tags.get(_STRIPS):
         return None
 
@@ -236,14 +239,14 @@ def _dpi(tags: Mapping[int, tuple[int, ...]], tag: int) -> float | None:
     return dpi if 40 <= dpi <= 1300 else None
 
 
-def _values(data: bytes, order: Order, start: int) -> tuple[int, ...]:
+def _values(data: bytes, order: Order, start: int, most: int) -> tuple[int, ...]:
     kind = _short(data, order, start + 2)
     count = _number(data, order, start + 4)
     if kind not in _SIZES or not 0 < count <= _MOST_STRIPS:
         return ()
     code, size = _SIZES[kind]
     at = start + 8 if size * count <= 4 else _number(data, order, start + 8)
-    count = min(count, max(0, len(data) - at) // size)
+    count = min(count, most, max(0, len(data) - at) // size)
     return struct.unpack_from(f"{order}{code * count}", data, at) if count else ()
 
 

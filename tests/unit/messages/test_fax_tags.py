@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,3 +105,24 @@ def test_whatever_is_in_it_there_is_an_answer(changes: list[tuple[int, int]]) ->
     for directory in read_chain(bytes(data), 20).directories:
         assert len(directory.station) <= 256
         agreed(directory.dcs)
+
+
+def test_a_small_file_with_much_to_read_costs_little(tmp_path: Path) -> None:
+    many = 50_000
+    data = bytearray(struct.pack("<2sHI", b"II", 42, 8 + 4 * many))
+    data += struct.pack(f"<{many}I", *range(8, 8 + many))
+    for page in range(40):
+        tags = [(256, 3, 1, 1728), (257, 4, 1, 100), (259, 3, 1, 4), (273, 4, many, 8),
+                (279, 4, many, 8)]  # fmt: skip
+        data += struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *t) for t in tags)
+        data += struct.pack("<I", len(data) + 4 if page < 39 else 0)
+    tracemalloc.start()
+    try:
+        found = read(tmp_path, bytes(data))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found is not None
+    assert found.pages == 40
+    # The daemon reads it, and no child: 64 MB for the file, and there were 7 MB for each directory.
+    assert peak < 100_000_000
