@@ -313,10 +313,10 @@ class DiskSpool(DiskDeliveries):
             self._originals.remove(id_)
             self._reach(FaultPoint.PURGE_REMOVED)
         past = self._do(lambda db: records.past(db, now - max(keep, keep_records), _PURGE_BATCH))
-        for id_ in past:
-            self._originals.remove(id_)
-        if past:
-            self._do(lambda db: records.forget(db, past))
+        # A record that is forgotten before its files are gone would make a new message of them.
+        gone = [id_ for id_ in past if self._originals.remove(id_)]
+        if gone:
+            self._do(lambda db: records.forget(db, gone))
         self._reach(FaultPoint.PURGE_DONE)
         return len(marked)
 

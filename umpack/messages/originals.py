@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from loguru import logger
+
 from umpack.core.errors import OurFault
 from umpack.messages.fault_points import FaultPoint, FaultPoints
 from umpack.messages.last_words import SUFFIX
@@ -143,11 +145,17 @@ class Originals:
             if note.suffix == SUFFIX and stat.S_ISREG(os.lstat(note).st_mode):
                 note.unlink()
 
-    def remove(self, id_: MessageId) -> None:
-        """Delete the original and all that was made of it; may be repeated."""
-        folder = self.messages / home(id_)
-        with translated(folder), suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+    def remove(self, id_: MessageId) -> bool:
+        """Delete the original and all that was made of it; may be repeated. False, and a line in
+        the log, if that cannot be: one must not keep the others."""
+        try:
+            folder = self.messages / home(id_)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+        except (OSError, ValueError) as error:
+            logger.error("spool {}: message {} is not deleted: {}", self.directory, id_, error)
+            return False
+        return True
 
     def waiting(self) -> list[Path]:
         """Everything in `receiving`, oldest first."""
@@ -162,11 +170,8 @@ class Originals:
         """Originals in their places: id and file. Directories without a file are passed over."""
         with translated(self.messages):
             for folder in sorted(self.messages.glob("[0-9]*/[0-9]*/*")):
-                if ID.fullmatch(folder.name) and folder.is_dir():
-                    files = [f for f in sorted(folder.iterdir()) if is_regular(f)]
-                    originals = [f for f in files if f.stem == "original"] or files
-                    if originals:
-                        yield MessageId(folder.name), originals[0]
+                if ID.fullmatch(folder.name) and (originals := _originals_in(folder)):
+                    yield MessageId(folder.name), originals[0]
 
     def _make(self, folder: Path) -> None:
         """The message's directory. The names above are synced once by every process: whoever made
@@ -223,6 +228,17 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except FileNotFoundError:
         return False
+
+
+def _originals_in(folder: Path) -> list[Path]:
+    try:
+        if not folder.is_dir():
+            return []
+        files = [f for f in sorted(folder.iterdir()) if is_regular(f)]
+    except OSError as error:  # one that is damaged must not hide the others
+        logger.error("spool {}: {}", folder, error.strerror or error)
+        return []
+    return [f for f in files if f.stem == "original"] or files
 
 
 def _synced(path: Path) -> tuple[int, str] | None:

@@ -243,12 +243,14 @@ def relate(db: Db, id_: MessageId, to: MessageId) -> None:
 def mark_purged(db: Db, before: float, limit: int, now: float) -> list[MessageId]:
     """Choose ended messages whose originals may go, oldest end first; their records stay."""
     rows = db.execute(
-        "SELECT id FROM messages WHERE state IN (?, ?) AND ended < ? AND purged IS NULL"
+        "SELECT seq, id FROM messages WHERE state IN (?, ?) AND ended < ? AND purged IS NULL"
         " ORDER BY ended LIMIT ?",
         (*(state.value for state in ENDED), before, limit),
     ).fetchall()
     ids = [MessageId(row["id"]) for row in rows]
-    db.executemany("UPDATE messages SET purged = ? WHERE id = ?", [(now, id_) for id_ in ids])
+    # By their places: a spoiled id is none that a row could be found by.
+    places = [(now, row["seq"]) for row in rows]
+    db.executemany("UPDATE messages SET purged = ? WHERE seq = ?", places)
     for id_ in ids:
         note(db, now, "umpack", "purge", id_, "retention is over")
     return ids

@@ -633,6 +633,38 @@ def test_many_go_in_small_batches(spool: DiskSpool, time: Time) -> None:
 # -- room and health ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("spoiled", ["directory", "id", "text"])
+def test_one_that_cannot_be_deleted_does_not_keep_the_others(
+    tmp_path: Path, time: Time, spoiled: str
+) -> None:
+    with opened(tmp_path, time) as spool:
+        messages = [received(spool, n) for n in range(5)]
+        for message in messages:
+            spool.address(message.id, [A])
+            spool.sent(spool.claim(message.id, 1, time()), time(), "mx", "250 ok")
+    stuck = messages[1]
+    folder = spool.directory / "messages" / home(stuck.id)
+    if spoiled == "directory":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")  # nobody may remove what it leads to
+    else:
+        other = f"'N{stuck.id[1:]}'" if spoiled == "id" else "CAST(x'6eff' AS TEXT)"
+        lose(tmp_path, "recipients WHERE message = ?", stuck.id)
+        with closing(sqlite3.connect(spool.path)) as db, db:
+            db.execute(f"UPDATE messages SET id = {other} WHERE id = ?", (stuck.id,))  # noqa: S608
+    time.now += 10 * 86_400.0
+    with opened(tmp_path, time) as spool:
+        assert spool.purge(86_400.0, 365 * 86_400.0) == 5
+        assert spool.purge(86_400.0, 365 * 86_400.0) == 0
+        assert [path.name for path in folder.parent.iterdir()] == [stuck.id]
+    time.now += 400 * 86_400.0
+    with opened(tmp_path, time) as spool:
+        spool.adopt()  # nor does it keep umpack from sending mail
+        assert spool.purge(86_400.0, 365 * 86_400.0) == 0
+        gone = {message.id for message in messages if message is not stuck}
+        assert gone.isdisjoint(message.id for message in spool.messages())
+
+
 def test_room_is_kept_for_receptions_that_are_going_on(tmp_path: Path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     limits = SpoolLimits(reserve_bytes=free - 1_500_000_000, slow_after=60.0)
