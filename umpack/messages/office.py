@@ -119,10 +119,13 @@ class Messages:
     async def open(self) -> None:
         """Open the spool, read directories and texts. `ConfigError` or `SpoolFault` if not."""
         plan = self.plan
-        parts = await asyncio.to_thread(
-            parts_of, plan, self._now, self._rng, self._resolver, self._found
-        )
-        self._found = parts
+        # Read once: a mistake that somebody makes in a file while the spool is shut must not end
+        # umpack when it can be had again.
+        if self._found is None:
+            self._found = await asyncio.to_thread(
+                parts_of, plan, self._now, self._rng, self._resolver
+            )
+        parts = self._parts
         enclosures = Enclosures(
             plan.spool, coding=_CODINGS[plan.voice], conversions=plan.conversions
         )
