@@ -147,6 +147,7 @@ class Messages:
             addressed=self.mailer.take,
         )  # fmt: skip
         self.closed_by = ""
+        self.take_on(self._parts)  # a reload may have come while the database was checked
 
     async def open_if_it_will(self) -> None:
         """As `open`; but a spool that cannot be had now (full, read-only, in the hands of another

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from simulators.mail import MailServer
 from tests.unit.daemons import until
-from tests.unit.messages.offices import TEXTS, made, plan
+from tests.unit.messages.offices import TEXTS, made, plan, spoken
 from tests.unit.messages.receptions import START, Time
+from umpack.messages.spool import Spool
 
 
 async def test_a_mistake_made_while_the_spool_is_shut_does_not_end_umpack(tmp_path: Path) -> None:
@@ -38,3 +42,34 @@ async def test_a_mistake_made_while_the_spool_is_shut_does_not_end_umpack(tmp_pa
         with suppress(asyncio.CancelledError):
             await watch
         await messages.close(0.0)
+
+
+async def test_a_reload_counts_that_comes_while_the_spool_is_being_opened(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("")
+    asked, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def large(*args: Any, **more: Any) -> Spool:
+        if (tmp_path / "spool").exists():
+            return Spool(*args, **more)  # raises: it is no directory
+        loop.call_soon_threadsafe(asked.set)
+        assert go_on.wait(20.0)
+        return Spool(*args, **more)
+
+    messages = made(plan(tmp_path, 1), Time(START), spool=large)
+    await messages.open_if_it_will()
+    (tmp_path / "spool").unlink()
+    opening = asyncio.create_task(messages.start())
+    async with MailServer() as server:
+        try:
+            await asked.wait()
+            wanted = plan(tmp_path, server.port, default_mailboxes=("new@site.test",))
+            messages.take_on(await messages.prepared(wanted))
+            go_on.set()
+            await opening
+            await spoken(messages)
+            await until(lambda: server.accepted)
+            assert [one.recipients for one in server.accepted] == [("new@site.test",)]
+        finally:
+            go_on.set()
+            await messages.close(0.0)
