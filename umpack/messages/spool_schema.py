@@ -1,7 +1,7 @@
 """The spool's database: its tables, how older files are brought up, and what is done with damage.
 
-A damaged file is moved aside whole, with its write-ahead log; every row that can still be read is
-copied into the fresh one, and originals left without a row are adopted afterwards.
+Of a damaged file every row that can still be read is copied into a fresh one; then the damaged one
+is moved aside whole, with its write-ahead log. Originals left without a row are adopted afterwards.
 """
 
 from __future__ import annotations
@@ -119,8 +119,15 @@ def prepare(path: Path, now: float) -> Path | None:
 
     Answers where a damaged file went. `SpoolFault` if it can be neither used nor moved, and if it
     is another program's or of a newer version.
+
+    The disk may fill up and umpack be killed while rows are copied: the damaged file stays where it
+    is until all have been, and is only then exchanged. Half of them in its place would be taken for
+    all at the next start, and every original of the others for a new message.
     """
+    saved = path.with_name(f"{path.name}.saved")
     with translated(path):
+        if saved.exists():
+            return _exchange(path, saved, now)  # as was begun
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o640))
         try:
@@ -131,11 +138,14 @@ def prepare(path: Path, now: float) -> Path | None:
             damaged = True
         if not damaged:
             return None
-        aside = _move_aside(path, now)
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o640))
-        _bring_up(path, check=False)
-        _salvage(aside, path)
-        return aside
+        fresh = path.with_name(f"{path.name}.saving")
+        for suffix in ("-wal", "-shm", ""):
+            Path(f"{fresh}{suffix}").unlink(missing_ok=True)
+        os.close(os.open(fresh, os.O_CREAT | os.O_WRONLY, 0o640))
+        _bring_up(fresh, check=False)
+        _salvage(path, fresh)
+        os.rename(fresh, saved)
+        return _exchange(path, saved, now)
 
 
 def connect_to_spool(path: Path) -> sqlite3.Connection:
@@ -182,6 +192,19 @@ def _bring_up(path: Path, *, check: bool) -> bool:
     return False
 
 
+def _exchange(path: Path, saved: Path, now: float) -> Path | None:
+    """Put what was saved in the place of the damaged file. May be repeated after any step."""
+    aside = _move_aside(path, now)
+    os.rename(saved, path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)  # or what is written from now on could be found under its old name
+    finally:
+        os.close(directory)
+    _bring_up(path, check=False)
+    return aside if aside.exists() else None  # moved by whom this was left by
+
+
 def _move_aside(path: Path, now: float) -> Path:
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = path.with_name(f"{path.name}.corrupt-{stamp}")
@@ -196,9 +219,9 @@ def _move_aside(path: Path, now: float) -> Path:
     return aside
 
 
-def _salvage(aside: Path, path: Path) -> None:
+def _salvage(path: Path, into: Path) -> None:
     """Copy every row that can be read, in steps of one, so that a bad page costs its rows only."""
-    with closing(connect(path)) as fresh, closing(sqlite3.connect(aside)) as old:
+    with closing(connect(into)) as fresh, closing(sqlite3.connect(path)) as old:
         old.row_factory = sqlite3.Row
         old.text_factory = text_of
         for table in TABLES:
@@ -213,6 +236,10 @@ def _salvage(aside: Path, path: Path) -> None:
                     )
                     saved += 1
             logger.warning("spool {}: {} rows of {!r} saved", path, saved, table)
+        # Without a log of its own it can be renamed.
+        mode: str = fresh.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+        if mode != "delete":
+            raise SpoolFault(f"spool {into}: its log cannot be closed")
 
 
 def _readable_rows(old: sqlite3.Connection, table: str) -> Iterator[sqlite3.Row]:

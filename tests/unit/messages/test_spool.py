@@ -40,6 +40,7 @@ from umpack.messages.message import (
     Form,
     Intent,
     Kind,
+    Message,
     MessageId,
     MessageIds,
     home,
@@ -283,11 +284,47 @@ def test_a_lost_database_costs_facts_but_no_fax(tmp_path: Path) -> None:
 
 
 def test_a_damaged_database_is_moved_aside_and_its_rows_saved(tmp_path: Path) -> None:
+    messages = damaged(tmp_path)
     with opened(tmp_path) as spool:
+        assert spool.moved_aside is not None
+        assert spool.moved_aside.exists()
+        all_are_there(spool, messages)
+
+
+def test_what_is_saved_is_all_or_nothing(tmp_path: Path) -> None:
+    messages = damaged(tmp_path)
+    before = (tmp_path / "spool.db").read_bytes()
+    with no_file_may_grow(tmp_path, 75_000), pytest.raises(SpoolFault):
+        opened(tmp_path)
+    # What was saved of it would else be taken for all, and the other originals for new messages.
+    assert (tmp_path / "spool.db").read_bytes() == before
+    with opened(tmp_path) as spool:
+        all_are_there(spool, messages)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_death_when_all_was_saved(tmp_path: Path, moved: bool) -> None:
+    messages = damaged(tmp_path)
+    with opened(tmp_path) as spool:
+        aside = spool.moved_aside
+    assert aside is not None
+    (tmp_path / "spool.db").rename(tmp_path / "spool.db.saved")
+    if not moved:
+        aside.rename(tmp_path / "spool.db")
+    with opened(tmp_path) as spool:
+        all_are_there(spool, messages)
+        with closing(sqlite3.connect(spool.path)) as db:
+            assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert not (tmp_path / "spool.db.saved").exists()
+
+
+def damaged(directory: Path) -> list[Message]:
+    """A spool of 40 messages, an index of which is lost."""
+    with opened(directory) as spool:
         messages = [received(spool, n) for n in range(40)]
         for message in messages:
             spool.address(message.id, [A])
-    path = tmp_path / "spool.db"
+    path = directory / "spool.db"
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         root, size = (
@@ -300,14 +337,15 @@ def test_a_damaged_database_is_moved_aside_and_its_rows_saved(tmp_path: Path) ->
     with open(path, "r+b") as file:
         file.seek((root - 1) * size)
         file.write(os.urandom(size))
-    with opened(tmp_path) as spool:
-        assert spool.moved_aside is not None
-        assert spool.moved_aside.exists()
-        spool.adopt()
-        assert sorted(m.id for m in spool.messages()) == sorted(m.id for m in messages)
-        for message in messages:
-            assert content(spool, spool.message(message.id)) == content(spool, message)
-            assert spool.message(message.id).state is MessageState.QUEUED
+    return messages
+
+
+def all_are_there(spool: DiskSpool, messages: list[Message]) -> None:
+    assert spool.adopt().adopted == ()
+    assert sorted(m.id for m in spool.messages()) == sorted(m.id for m in messages)
+    for message in messages:
+        assert content(spool, spool.message(message.id)) == content(spool, message)
+        assert spool.message(message.id).state is MessageState.QUEUED
 
 
 def test_a_delivery_under_way_outlives_the_row_of_its_message(tmp_path: Path, time: Time) -> None:
@@ -694,11 +732,11 @@ def test_health_counts(spool: DiskSpool, time: Time) -> None:
 
 
 @contextmanager
-def no_file_may_grow(_: Path) -> Iterator[None]:
+def no_file_may_grow(_: Path, beyond: int = 0) -> Iterator[None]:
     """What a full disk does to SQLite and to us, and only to this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (beyond, hard))
     try:
         yield
     finally:
