@@ -21,7 +21,7 @@ from umpack.messages import mime, texts
 from umpack.messages.directory import Attach, Mailbox
 from umpack.messages.document import FlawKind, flaws_of
 from umpack.messages.facts import Circumstances, facts_of, pages_of
-from umpack.messages.letter import Address, Letter, a_label, address
+from umpack.messages.letter import Address, Letter, LetterError, a_label, address
 from umpack.messages.message import Kind, Message, Recipient
 from umpack.messages.mime import Header
 from umpack.messages.outcomes import Outcome, Relation, outcome
@@ -138,12 +138,16 @@ class Composer:
         return Letter(recipient.message_id, sender, (Address(recipient.address),), body)
 
     def bounce_address(self, message: Message, recipient: Recipient) -> Address:
-        """Where a delivery report for this recipient goes; `bounced` reads it."""
+        """Where a delivery report for this recipient goes; `bounced` reads it. Without the key if
+        there is no room for it: behind more than 43 characters, or in quotes."""
         if not self._plan.bounce_keys:
             return self._plan.sender
         local, _, domain = self._plan.sender.rpartition("@")
         key = f"{message.id[-16:]}.{recipient.number}.{recipient.edition}"
-        return address(f"{local}+{key}@{domain}")
+        try:
+            return address(f"{local}+{key}@{domain}")
+        except LetterError:
+            return self._plan.sender
 
     def _head(self, message: Message, recipient: Recipient) -> Iterator[Header | mime.Mailbox]:
         local, _, domain = self._plan.sender.rpartition("@")

@@ -286,6 +286,14 @@ def test_bounce_finds_its_recipient() -> None:
     assert bounced("fax@example.org") is None
 
 
+@pytest.mark.parametrize("local", ["f" * 44, '"fax box"'])
+def test_a_sender_without_room_for_a_key_is_left_as_it_is(local: str) -> None:
+    sender = Address(f"{local}@example.org")
+    composer = Composer(replace(PLAN, sender=sender), LANGUAGES)
+    letter = composer.compose(Enclosed(message(7), FILES), recipient(message(7)), box())
+    assert letter.envelope_from == sender
+
+
 @pytest.mark.parametrize("address", ["müller@example.org", '"a b"@example.org', "x@müller.example"])
 def test_unusual_addresses(address: str) -> None:
     one = message()
