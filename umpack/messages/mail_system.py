@@ -70,6 +70,10 @@ class MailSystem:
         if self.seen is not None and now - self.seen > self.silence:
             # Nothing was even tried: umpack, or all of the site, was down; or there was no mail.
             self.back = now
+        # What lies ahead was noted by a wrong clock: from then on nothing would ever end.
+        self.back = min(self.back, now)
+        if self.silent_since is not None:
+            self.silent_since = min(self.silent_since, now)
         self.seen = now
 
 

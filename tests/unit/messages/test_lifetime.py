@@ -6,6 +6,7 @@ All in virtual time, through spool, mailer and transport, against servers on rea
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -105,6 +106,21 @@ async def test_after_the_outage_the_lifetime_begins_and_ends() -> None:
 
 
 # -- who is never reached -------------------------------------------------------------------------
+
+
+async def test_a_return_noted_by_a_wrong_clock_lets_nothing_live_for_ever() -> None:
+    time = Time(START)
+    with in_memory() as directory:
+        (directory / "spool").mkdir()
+        noted = {"back": START + 5000 * DAY, "seen": START + 5000 * DAY, "silent_since": None}
+        (directory / "spool" / "mail-system.json").write_text(json.dumps(noted), "utf-8")
+        async with (
+            MailServer(Script({"RCPT": "451 4.7.1 greylisted"})) as server,
+            office(directory, server.port, now=time) as messages,
+        ):
+            await spoken(messages)
+            await until(messages, time, START + 6 * DAY)
+            assert await states(messages) == ["dead letter"]
 
 
 @pytest.mark.parametrize("others", [True, False])
