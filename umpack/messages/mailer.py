@@ -260,7 +260,8 @@ class Mailer:
         elif (due := await self._spool.next_due()) is not None:
             # What is due by now is just being claimed, and says itself when it is not sent; or it
             # cannot be read, and will not be the next second either.
-            self._next_due = max(due, until + (1.0 if self._busy else MOST_WAIT))
+            unreadable = due <= until and not self._busy
+            self._next_due = max(due, until + (MOST_WAIT if unreadable else 1.0))
         return bool(self._ready)
 
     async def _hasten(self, now: float) -> None:

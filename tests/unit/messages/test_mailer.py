@@ -171,12 +171,12 @@ async def test_what_cannot_be_composed_goes_out_with_its_original_and_stops_nobo
     time = Time(START)
     async with MailServer() as server, office(tmp_path, server.port, now=time) as messages:
         poisoned = await received(messages, 1, tiff())
-        # What it repeats has left the spool: its mail cannot be written any more.
+        # Its call has a time that no calendar has: its mail cannot be written any more.
         database = messages.spool.disk._writer
         await messages.desk.turn()
         database.do(
             lambda db: db.execute(
-                "UPDATE messages SET related = 'gone' WHERE id = ?", (poisoned.id,)
+                "UPDATE messages SET started = 1e300 WHERE id = ?", (poisoned.id,)
             )
         )
         await spoken(messages, 2)
