@@ -108,8 +108,10 @@ class Hints:
         return await self._somebody_is_on(lease.channel.number, attempt.leg if attempt else "")
 
     def lost(self, channel: Channel) -> None:
-        """The attempt that lost this channel to glare is over: whose it is, is adopted there."""
-        if channel.lease is None and (seen := self._incoming.get(channel.number)):
+        """The attempt that lost this channel to glare is over: whose it is, is adopted there. One
+        that has left the configuration has gone with the attempt."""
+        known = self._distributor.ledger.channels.get(channel.id) is channel
+        if known and channel.lease is None and (seen := self._incoming.get(channel.number)):
             self._adopt(channel.id, seen.call)
 
     def _has_come(self, number: int, lease: Lease[Offer]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -196,6 +197,16 @@ async def test_a_call_that_came_in_on_the_channel_is_glare() -> None:
     attempt.hints.lost(channel)
     assert attempt.adopted() == ["line:1"]
     assert attempt.told == 1
+
+
+def test_a_channel_lost_to_glare_may_have_left_the_configuration() -> None:
+    attempt = Attempt()
+    attempt.sits(1)
+    attempt.sits(1, "17.7", "17.7")
+    attempt.distributor.reload(one_pack(SIP), attempt.now)
+    attempt.distributor.outcome(attempt.lease, replace(refused(44), glare=True), attempt.now)
+    attempt.hints.lost(attempt.lease.channel)  # the call goes on, and its next lease must end
+    assert attempt.adopted() == []
 
 
 def test_who_comes_in_on_a_line_takes_his_channel_at_once() -> None:
