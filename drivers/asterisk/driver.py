@@ -158,6 +158,10 @@ class AsteriskDriver:
 
     async def close(self, grace: float) -> int:
         """See `Driver.close`."""
+        # What the link tells from here on is of the last calls only: should the PBX leave the
+        # configuration and come back, the link of its new driver speaks for it.
+        self._hint(heard=False)
+        self._see(linked=False)
         self._closing = True
         left = await self._server.close(grace) if self._server else 0
         for task in self._tasks[:-1]:
@@ -173,12 +177,12 @@ class AsteriskDriver:
             match item:
                 case LinkUp():
                     self._set_link(LinkState.UP, f"AMI {item.version}")
-                    self._distributor.see(self.pbx, self._clock(), linked=True)
+                    self._see(linked=True)
                     self._resync()
                 case LinkDown():
                     self._set_link(LinkState.DOWN, item.reason)
                     self._hint(heard=False)
-                    self._distributor.see(self.pbx, self._clock(), linked=False)
+                    self._see(linked=False)
                 case EventsMissed():
                     logger.warning("pbx {}: {} AMI events missed", self.pbx, item.count)
                     self._resync()
@@ -214,7 +218,12 @@ class AsteriskDriver:
         # never gets one, and every attempt of every trunk would seem to be late.
         if heard is not self._hinted:
             self._hinted = heard
-            self._distributor.hear(self.pbx, self._clock(), hints=heard)
+            if not self._closing:
+                self._distributor.hear(self.pbx, self._clock(), hints=heard)
+
+    def _see(self, *, linked: bool) -> None:
+        if not self._closing:
+            self._distributor.see(self.pbx, self._clock(), linked=linked)
 
     def _set_link(self, state: LinkState, detail: str) -> None:
         self._link = Link(state, self._clock(), detail)

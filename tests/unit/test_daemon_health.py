@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from tests.sites import call, take
+from tests.sites import MAIN, call, take, trunk
 from tests.unit.agi_peer import placed, takes_calls
 from tests.unit.daemons import (
+    TRUNKS,
     RunningDaemon,
     daemon_at,
     daemon_of,
@@ -25,6 +26,7 @@ from tests.unit.daemons import (
     text,
     until,
 )
+from tests.unit.drivers.rig import pbx_of
 from umpack import clock
 from umpack.core.channel import ChannelId
 from umpack.core.health_states import AlarmKind
@@ -288,3 +290,35 @@ async def test_after_a_restart_calls_are_the_dialplans_until_the_living_are_know
         await takes_calls(port_of(daemon))
         async with await placed(port_of(daemon)) as caller:
             assert await caller.dialled() == "PJSIP/100@um1"
+
+
+async def test_the_end_of_a_link_that_has_left_is_none_of_its_successors(tmp_path: Path) -> None:
+    def has(name: str, port: int) -> str:
+        ami = f"{{host: 127.0.0.1, port: {port}, user: umpack, secret: umpack}}"
+        pbxs = f'  {name}: {{ami: {ami}, agi: {{listen: "127.0.0.1:0"}}}}\n'
+        return text(pbxs=pbxs, trunks=TRUNKS.replace("main", name))
+
+    async with (
+        pbx_of([trunk("um1", 3)], []) as asterisk,
+        daemon_of(tmp_path, has("main", asterisk.ami.port)) as running,
+    ):
+        daemon, distributor = running.daemon, running.daemon.distributor
+
+        def links() -> list[Any]:
+            return [pbx["link"] for pbx in daemon.status()["pbxs"]]
+
+        await until(lambda: links() == ["up"])
+        caller = await placed(running.port)
+        await caller.dialled()
+        for at in (has("other", 1), has("main", asterisk.ami.port)):
+            running.write(at)
+            await daemon.reload()
+        await until(lambda: links() == ["up", "up"])
+        asterisk.agi_to("127.0.0.1", daemon.agi_ports[MAIN])
+        await asterisk.call("100", hold=0.0)
+        await until(lambda: distributor._hints.get(MAIN))
+        await caller.finish("ANSWER", 16)
+        await caller.__aexit__(None, None, None)
+        await until(lambda: links() == ["up"])
+        assert distributor._hints[MAIN]
+        assert MAIN not in distributor._blind
