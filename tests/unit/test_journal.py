@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loguru import logger
 
 from umpack import clock
 from umpack.core.administration import Drain
@@ -399,12 +400,42 @@ def test_trunks_written_in_vain_are_written_again(journal: Journal) -> None:
     assert journal.load_state().trunks == (EJECTED,)
 
 
-def test_a_trunk_in_a_state_nobody_knows_is_an_error(journal: Journal) -> None:
-    journal.save_state({}, [], (EJECTED,), wait=True)
+@pytest.mark.parametrize(
+    ("table", "column", "bad"),
+    [
+        ("trunks", "state", b"eaten"),
+        ("trunks", "why", b"3 times \xff"),
+        ("trunks", "times", b"two"),
+        ("trunks", "since", b"x"),
+        ("drains", "why", b"\xff"),
+        ("drains", "until", b"soon"),
+        ("pointers", "channel", b"\xff"),
+    ],
+)
+def test_a_saved_value_gone_bad_is_forgotten_and_the_others_are_not(
+    journal: Journal, table: str, column: str, bad: bytes
+) -> None:
+    pointers = {PackId("um"): ChannelId("um1:1"), PackId("z"): ChannelId("um1:2")}
+    drains = [DRAIN, replace(DRAIN, target="z")]
+    trunks = (EJECTED, replace(EJECTED, trunk=TrunkId("z")))
+    journal.save_state(pointers, drains, trunks, wait=True)
+    key = {"trunks": "trunk", "drains": "target", "pointers": "pack"}[table]
     with closing(sqlite3.connect(journal.path)) as connection, connection:
-        connection.execute("UPDATE trunks SET state = 'eaten'")
-    with pytest.raises(OurFault, match="trunk um1: 'eaten' is not a valid HealthState"):
-        journal.load_state()
+        connection.execute(
+            f"UPDATE {table} SET {column} = CAST(? AS TEXT) WHERE {key} = 'z'",  # noqa: S608
+            (bad,),
+        )
+    whole = SavedState(pointers, tuple(drains), trunks)
+    left = {
+        "trunks": replace(whole, trunks=(EJECTED,)),
+        "drains": replace(whole, drains=(DRAIN,)),
+        "pointers": replace(whole, pointers={PackId("um"): ChannelId("um1:1")}),
+    }
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="ERROR", format="{message}")
+    assert journal.load_state() == left[table]
+    logger.remove(sink)
+    assert [f"a saved {table[:-1]} cannot be read" in line for line in lines] == [True]
 
 
 def test_a_file_of_version_1_is_brought_up_and_loses_nothing(path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+from loguru import logger
 
 from umpack.core.administration import Drain
 from umpack.core.calls import CallId, CallRecord, Ending
@@ -23,6 +26,8 @@ from umpack.journal.schema import (
     in_words,
     is_damage,
 )
+
+T = TypeVar("T")
 
 _CALLS = f"SELECT {', '.join(COLUMNS)} FROM calls"  # noqa: S608 - names of our own
 
@@ -101,6 +106,7 @@ class Archive:
         """The state this node saved last; empty on a fresh file."""
         node = stored(self.node)
         with self._reading() as connection:
+            connection.text_factory = bytes  # one text that is none must not hide all others
             # One transaction, so that all is of the same save.
             connection.execute("BEGIN")
             pointers = connection.execute(
@@ -117,31 +123,24 @@ class Archive:
                 (node,),
             ).fetchall()
         return SavedState(
-            {PackId(loaded(pack)): ChannelId(loaded(channel)) for pack, channel in pointers},
-            tuple(
-                Drain(loaded(target), loaded(who), loaded(why), since, until)
-                for target, who, why, since, until in drains
-            ),
-            tuple(self._memory_of(row) for row in trunks),
+            dict(self._readable("pointer", _pointer, pointers)),
+            tuple(self._readable("drain", _drain, drains)),
+            tuple(self._readable("trunk", _memory, trunks)),
         )
 
-    def _memory_of(self, row: sqlite3.Row) -> HealthMemory:
-        trunk, state, since, until, times, failures, why, unanswered, short = row
-        try:
-            known = HealthState(state)
-        except ValueError as error:
-            raise OurFault(f"journal {self.path}: trunk {trunk}: {error}") from error
-        return HealthMemory(
-            TrunkId(loaded(trunk)),
-            known,
-            since,
-            until,
-            times,
-            failures,
-            loaded(why),
-            unanswered,
-            short,
-        )
+    def _readable(
+        self, what: str, read: Callable[..., T], rows: Iterable[sqlite3.Row]
+    ) -> Iterator[T]:
+        """SQLite tells damaged pages, not a bit that is wrong in a value. Such a row is left out:
+        without it one trunk, drain or pointer is as new, and with it umpack would not start."""
+        for row in rows:
+            try:
+                yield read(*row)
+            except (ValueError, TypeError, AttributeError) as error:
+                logger.error(
+                    "journal {}: a saved {} cannot be read and is forgotten: {}: {}",
+                    self.path, what, type(error).__name__, error,
+                )  # fmt: skip
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -160,3 +159,43 @@ class Archive:
 
     def _met_damage(self) -> None:
         """Only a journal, which has a writer, can do something about it."""
+
+
+def _pointer(pack: bytes, channel: bytes) -> tuple[PackId, ChannelId]:
+    return PackId(_text(pack)), ChannelId(_text(channel))
+
+
+def _drain(target: bytes, who: bytes, why: bytes, since: float, until: float | None) -> Drain:
+    return Drain(_text(target), _text(who), _text(why), float(since), _number(until))
+
+
+def _memory(
+    trunk: bytes,
+    state: bytes,
+    since: float,
+    until: float,
+    times: int,
+    failures: int,
+    why: bytes,
+    unanswered: float | None,
+    short: float | None,
+) -> HealthMemory:
+    return HealthMemory(
+        TrunkId(_text(trunk)),
+        HealthState(_text(state)),
+        float(since),
+        float(until),
+        int(times),
+        int(failures),
+        _text(why),
+        _number(unanswered),
+        _number(short),
+    )
+
+
+def _text(cell: bytes) -> str:
+    return loaded(cell.decode())
+
+
+def _number(cell: float | None) -> float | None:
+    return None if cell is None else float(cell)
