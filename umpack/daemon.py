@@ -159,6 +159,7 @@ class Daemon:
             self._watch(self.messages.watch(), "messages", vital=True)
         pulse = Pulse(_STILL)
         self._watch(self._pump(pulse), "pump", vital=True)
+        self._watch(self._records.recall(), "recall", vital=True)
         if self._notifier.listening:
             beat = pulse.beat(self._notifier, self._listeners, self._status_line)
             self._watch(beat, "pulse", vital=True)

@@ -21,13 +21,16 @@ from umpack.core.errors import OurFault
 from umpack.core.health_states import HealthMemory
 from umpack.core.pack import PackId
 from umpack.history import History
-from umpack.journal import Journal
+from umpack.journal import Journal, SavedState
 from umpack.log import line_of
 from umpack.web.metrics import Metrics
 from umpack.web.views import View
 
 _ON_DISK_WITHIN = 5.0
 """Seconds a person waits for the disk before being told that it does not answer."""
+
+_RECALL = 1.0
+"""Seconds between questions for what an earlier run had saved, while the disk does not answer."""
 
 _REMEMBER = 30.0
 """Seconds between looks at what trunks' states do not show: failures so far, ejections forgiven.
@@ -51,6 +54,8 @@ class Records:
         self._due = False
         """The trunks have changed since they were saved."""
         self._remember_at = -inf
+        self._recalled = False
+        """What the last run had saved is known, and may be written over."""
 
     async def open(self) -> None:
         """Open the journal, and have the distributor take up where the last run ended."""
@@ -58,10 +63,37 @@ class Records:
         self.journal = await asyncio.to_thread(Journal, plan.path, self._node, keep=plan.keep)
         for aside in self.journal.moved_aside:
             logger.error("the journal was damaged: kept as {}, a new one begun", aside)
-        state = await asyncio.to_thread(self.journal.load_state)
+        try:
+            state = await asyncio.to_thread(self.journal.load_state)
+        except OurFault as fault:
+            logger.error("begun without what the last run had saved: {}", fault)
+            self.resumed = True
+            return
         self.resumed = bool(state.pointers or state.drains or state.trunks)
         self._distributor.restore(state.drains, state.pointers.items())
         self._distributor.remembered(state.trunks, clock.now())
+        self._recalled = True
+
+    async def recall(self) -> None:
+        """Where the disk did not let `open` know what the last run had saved, wait for that. What
+        has been set or seen since is newer; until then nothing is saved over it."""
+        while not self._recalled:
+            await asyncio.sleep(_RECALL)
+            with contextlib.suppress(OurFault):
+                state = await asyncio.to_thread(self.journal.load_state)
+                self._recall(state)
+
+    def _recall(self, state: SavedState) -> None:
+        distributor = self._distributor
+        drained = {drain.target for drain in distributor.drains}
+        distributor.restore(
+            [drain for drain in state.drains if drain.target not in drained],
+            [(id_, at) for id_, at in state.pointers.items() if id_ not in distributor.pointers],
+        )
+        known = distributor.site.trunks
+        distributor.remembered([m for m in state.trunks if m.trunk not in known], clock.now())
+        self._recalled = self._due = True
+        logger.info("what the last run had saved is known again")
 
     async def close(self) -> None:
         """Write what is left, and say what could not be written."""
@@ -102,6 +134,8 @@ class Records:
             self._trunks, self._due = trunks, True
 
     def _save(self) -> None:
+        if not self._recalled:
+            return
         pointers = self._distributor.pointers
         self.journal.save_state(pointers, self._distributor.drains, self._trunks)
         self._pointers, self._due = pointers, False
@@ -113,6 +147,8 @@ class Records:
         self._save()
         try:
             await asyncio.to_thread(self.journal.flush, _ON_DISK_WITHIN)
+            if not self._recalled:
+                raise OurFault("what the last run had saved is not known yet")
         except OurFault as error:
             raise OurFault(f"{what}, but a restart may forget that: {error}") from error
 

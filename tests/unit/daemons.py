@@ -223,14 +223,19 @@ class Program:
 
 @asynccontextmanager
 async def program(
-    directory: Path, configuration: str = "", *, arguments: Sequence[str] = (), **environment: str
+    directory: Path,
+    configuration: str = "",
+    *,
+    arguments: Sequence[str] = (),
+    under: Sequence[str] = (),
+    **environment: str,
 ) -> AsyncIterator[Program]:
-    """`umpack run`, up; killed at the end if it still runs."""
+    """`umpack run`, up; killed at the end if it still runs. `under` is a command that runs it."""
     file = directory / "umpack.yaml"
     if configuration or not file.exists():
         file.write_text(configuration or text())
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "umpack.cli", "run", "--config", str(file), *arguments,
+        *under, sys.executable, "-m", "umpack.cli", "run", "--config", str(file), *arguments,
         stderr=asyncio.subprocess.PIPE, env=_environment(**environment),
     )  # fmt: skip
     running = Program(process, file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 import stat
@@ -26,6 +27,7 @@ from tests.unit.daemons import (
     pbx,
     pointers,
     port_of,
+    program,
     text,
     until,
 )
@@ -308,6 +310,31 @@ async def test_pointers_survive_a_restart(tmp_path: Path) -> None:
     async with daemon_of(tmp_path) as running:
         status = await running.ask("get", "/v1/status")
         assert (status["packs"][0]["last"], status["packs"][0]["next"]) == ("um1:1", "um1:2")
+
+
+async def test_a_full_disk_keeps_nobody_from_starting_and_nothing_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    async with daemon_of(tmp_path) as first:
+        await first.ask("post", "/v1/drain", {"target": "um1:1", "by": "eva", "why": "noise"})
+    no_room = ("sh", "-c", 'ulimit -S -f 0; exec "$@"', "sh")
+    async with program(tmp_path, under=no_room) as running:
+        async with await placed(await running.port()) as caller:
+            await caller.dialled()
+            await caller.finish("ANSWER", 16)
+        told = await running.umpack("drain", "um1:2")
+        assert (told.code, "may forget" in told.err) == (1, True)
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (most, most))
+        await until(lambda: "is known again" in running.log)
+        assert await running.end() == 0
+    assert [row[1] for row in journal_rows(tmp_path)] == ["connected"]
+    async with daemon_of(tmp_path) as again:
+        drains = again.daemon.distributor.drains
+        assert [(drain.target, drain.why) for drain in drains] == [
+            ("um1:1", "noise"),
+            ("um1:2", ""),
+        ]
 
 
 async def test_a_drain_the_disk_does_not_take_is_told_as_such(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from umpack.core.errors import OurFault
 from umpack.core.health_states import HealthMemory
 from umpack.core.pack import PackId
 from umpack.journal.archive import Archive
-from umpack.journal.schema import prepare
+from umpack.journal.schema import may_pass, prepare
 from umpack.journal.writer import Fault, State, Writer
 
 KEEP = 90 * 86400.0
@@ -26,7 +26,8 @@ class Journal(Archive):
     """Takes records on the event loop and writes them off it.
 
     Opening blocks: it reads the whole file for damage and brings it to the present schema. It
-    raises `OurFault` if the file cannot be used; a damaged file is moved aside (`moved_aside`).
+    raises `OurFault` if the file cannot be used; a damaged file is moved aside (`moved_aside`). A
+    disk that is full or read-only is no reason not to begin: all waits until it is mended.
     `append`, and `save_state` without `wait`, never block; they belong to one thread. Close it.
 
     `keep` is seconds; `limit` is how many rows may wait for the disk, `linger` for how many
@@ -48,10 +49,14 @@ class Journal(Archive):
         self._entered = 0
         self._turned_away = 0
         self._closed = False
-        aside = prepare(path, now(), "quick")
         self._writer = Writer(path, node, now, keep, linger)
-        if aside is not None:
-            self._writer.moved_aside = (aside,)
+        try:
+            if (aside := prepare(path, now(), "quick")) is not None:
+                self._writer.moved_aside = (aside,)
+        except OurFault as fault:
+            if not may_pass(fault):
+                raise
+            self._writer.suspect()
         self._writer.start()
 
     def append(self, records: Sequence[CallRecord]) -> None:

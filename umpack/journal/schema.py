@@ -6,6 +6,7 @@ overwritten: it is moved aside whole, with its write-ahead log, and a fresh one 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -83,6 +84,8 @@ Check = Literal["quick", "full"] | None
 1 s and 4 s for a million calls)."""
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_DISK = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
+_NO_DISK_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 @contextmanager
@@ -114,6 +117,18 @@ def text_of(cell: bytes) -> str:
     """A text out of the file: `quick_check` does not look into texts, and one spoiled byte must not
     hide its row, nor all that is asked for together with it."""
     return cell.decode("utf-8", "replace")
+
+
+def may_pass(fault: OurFault) -> bool:
+    """Whether a file is out of reach for want of a disk only: one that is full, read-only or
+    failing, which somebody may be busy mending."""
+    match fault.__cause__:
+        case sqlite3.Error() as error:
+            code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+            return code & 0xFF in _NO_DISK
+        case OSError() as error:
+            return error.errno in _NO_DISK_ERRNO
+    return False
 
 
 def connect(path: Path, *, busy: float = 1.0) -> sqlite3.Connection:
