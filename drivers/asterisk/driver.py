@@ -104,6 +104,7 @@ class AsteriskDriver:
                 left=reception.left if reception else None,
             )
             self._hints.on_adopted = self._reconciler.hurry
+            self._hints.may_adopt = lambda: self._reconciler.works
             self._order_keeper = LastOrderKeeper(distributor, self._ami, plan.pbx)
         self._hinted = False
         """The link has told of an answer since it came up."""

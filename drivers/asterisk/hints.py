@@ -83,6 +83,9 @@ class Hints:
         """By B channel the last call that came in on it."""
         self.on_adopted: Callable[[], None] = lambda: None
         """Told when a call was adopted here: passes have to tell its end."""
+        self.may_adopt: Callable[[], bool] = lambda: True
+        """Whether they can. A manager's user who may read calls but list no channels hears of every
+        call that comes in, and never of an end: each would hold its B channel for good."""
 
     # -- what the calls tell ----------------------------------------------------------------
 
@@ -182,7 +185,7 @@ class Hints:
                 yield trunk.channel_id(slot)
 
     def _adopt(self, id_: ChannelId, call: Call) -> None:
-        if self._distributor.adopt(id_, call, self._now()):
+        if self.may_adopt() and self._distributor.adopt(id_, call, self._now()):
             self.on_adopted()
 
     def _call(self, event: Event) -> Call:

@@ -66,6 +66,7 @@ _POLL = 0.1
 NOBODY: Mapping[str, ChannelId] = MappingProxyType({})
 LEAKED = "its channel is gone from the PBX"
 OVER = "gone from the PBX"
+NOT_TOLD = "its end could not have been told: the PBX does not list its channels to us"
 
 
 class ChannelLists(Protocol):
@@ -309,6 +310,8 @@ class Reconciler:
         """`calls`: how many the PBX has sent so far."""
         self.passes = 0
         """Passes that have come to their end, since the start."""
+        self.works = True
+        """The PBX has not refused to list its channels: the end of an adopted call will be told."""
         self._calls = calls
         self._outage = Outage()
         self._due = 0.0
@@ -344,7 +347,7 @@ class Reconciler:
                 # Whatever was in the PBX may be gone, and somebody else there in its place.
                 self._memory, self._due, first = Memory(), 0.0, True
                 if self._outage.look(self._now(), self._calls()):
-                    self._give_up()
+                    self._give_up(GIVEN_UP)
             elif loop.time() >= self._due:
                 self._outage.over()
                 self._looked, self._due = loop.time(), inf
@@ -352,6 +355,8 @@ class Reconciler:
                     await self.once()
                 except AmiRefused as fault:
                     logger.warning("pbx {}: not reconciled: {}", self._pbx, printable(str(fault)))
+                    self.works = False
+                    self._give_up(NOT_TOLD)
                 except PeerFault as fault:
                     logger.debug("pbx {}: not reconciled: {}", self._pbx, printable(str(fault)))
                 # Calls that asked before we were there are placed by the dialplan meanwhile.
@@ -387,6 +392,7 @@ class Reconciler:
         self._memory = findings.memory
         self._carry_out(findings)
         self.passes += 1
+        self.works = True
         return findings
 
     async def _dahdi(self) -> list[AmiEvent]:
@@ -433,13 +439,13 @@ class Reconciler:
         logger.info("pbx {}: a call has moved from {} to {}", self._pbx, before, id_)
         return True
 
-    def _give_up(self) -> None:
+    def _give_up(self, why: str) -> None:
         adopted = [
             lease.token
             for lease in self._distributor.ledger
             if lease.pack is None and lease.channel.trunk.pbx == self._pbx
         ]
         for token in adopted:
-            self._distributor.abandon(token, self._now(), GIVEN_UP)
+            self._distributor.abandon(token, self._now(), why)
         if adopted:
-            logger.warning("pbx {}: {} adopted calls: {}", self._pbx, len(adopted), GIVEN_UP)
+            logger.warning("pbx {}: {} adopted calls: {}", self._pbx, len(adopted), why)

@@ -219,6 +219,13 @@ def test_who_comes_in_on_a_line_takes_his_channel_at_once() -> None:
     assert attempt.told == 1
 
 
+def test_nobody_is_adopted_whose_end_nobody_could_tell() -> None:
+    attempt = Attempt()
+    attempt.hints.may_adopt = lambda: False
+    attempt.sits(3, "17.7", "17.7")
+    assert attempt.adopted() == []
+
+
 def test_who_takes_the_channel_of_a_call_that_is_moved_is_adopted_there() -> None:
     for theirs_first in (True, False):
         attempt = Attempt()

@@ -626,6 +626,33 @@ class TestPasses:
         with pytest.raises(PeerGone):
             await Reconciler(Distributor(one_pack(A)), Gone(), MAIN, clock.now).once()
 
+    async def test_who_may_not_list_channels_holds_none_for_calls_of_others(self) -> None:
+        class Strict(Lists):
+            allowed = True
+
+            async def collect(self, name: str) -> list[AmiEvent]:
+                if not self.allowed:
+                    raise AmiRefused("Permission denied")
+                return await super().collect(name)
+
+        distributor, lists = Distributor(one_pack(A)), Strict(row("1.1", "PJSIP/a-00000001"))
+        own = offered(distributor, "7")
+        reconciler = Reconciler(distributor, lists, MAIN, lambda: NOW)
+        task = asyncio.create_task(reconciler.run())
+        await until(lambda: len(distributor.ledger) == 2)
+        assert reconciler.works
+        lists.allowed = False
+        await until(lambda: len(distributor.ledger) == 1)
+        assert distributor.ledger.holds(own)
+        assert not reconciler.works
+        lists.allowed = True
+        lists.version = ""  # the link is made anew with other rights
+        await asyncio.sleep(0.25)
+        lists.version = "11.0.0"
+        await until(lambda: reconciler.works)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
     async def test_it_runs_on_whatever_fails(self) -> None:
         class Failing(Lists):
             async def collect(self, name: str) -> list[AmiEvent]:
