@@ -13,6 +13,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Coroutine, Iterator
+from itertools import product
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -351,6 +352,7 @@ class Daemon:
         wanted = {plan.pbx: plan for plan in plans(fresh)}
         added = [plan for pbx, plan in wanted.items() if pbx not in self._drivers]
         gone = [pbx for pbx in self._drivers if pbx not in wanted]
+        self._refuse_shared_listener(added, gone)
         done = changes(self.configuration, fresh)
         office, parts = self.messages, None
         if office and fresh.messages:
@@ -385,6 +387,16 @@ class Daemon:
             *(f"pbx {pbx} removed" for pbx in gone),
             *self._restart_needed,
         ]
+
+    def _refuse_shared_listener(self, added: list[AsteriskPlan], gone: list[PbxId]) -> None:
+        # Where the one that goes listens, calls come in until the new site is live.
+        for plan, pbx in product(added, gone):
+            at, leaving = (plan.agi_host, plan.agi_port), self._drivers[pbx].plan
+            if at[1] and at == (leaving.agi_host, leaving.agi_port):
+                raise OurFault(
+                    f"pbx {plan.pbx}: pbx {pbx} listens on {at[0]}:{at[1]} until it has left: "
+                    "a new name for a PBX needs a restart, or a listener of its own"
+                )
 
     # -- what the API asks ------------------------------------------------------------------
 

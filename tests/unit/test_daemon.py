@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from tests.ports import free_ports
 from tests.unit.agi_peer import placed
 from tests.unit.daemons import (
     PACKS,
@@ -221,6 +222,15 @@ async def test_a_pbx_that_cannot_listen_changes_nothing(tmp_path: Path) -> None:
         assert running.daemon.distributor.packs["um"].plan.answer_within == 5.0  # type: ignore[index]
         status = await running.ask("get", "/v1/status")
         assert "pbx b: cannot listen" in status["configuration"]["error"]
+
+
+async def test_a_pbx_that_is_only_named_anew_is_told_what_that_needs(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    async with daemon_of(tmp_path, text(pbxs=pbx("main", port))) as running:
+        running.write(text(pbxs=pbx("hq", port), trunks=TRUNKS.replace("main", "hq")))
+        with pytest.raises(OurFault, match=r"pbx main listens on .* a new name .* needs a restart"):
+            await running.daemon.reload()
+        assert list(running.daemon.agi_ports) == ["main"]
 
 
 async def test_pbxs_come_and_go(tmp_path: Path) -> None:
