@@ -214,6 +214,13 @@ def test_health_of_the_site_of_a_trunk_and_of_a_pack() -> None:
     assert shown["trunks"]["um1"]["causes"]["27"] == {"blame": "nobody"}
 
 
+def test_a_trunk_need_not_wait_where_the_site_does() -> None:
+    text = EXAMPLE.replace("endpoint: um1,", "endpoint: um1, health: {debounce_loss: 0},")
+    site = parse(f"{text}\nhealth: {{debounce_loss: 2.5s}}\n", "none.yaml").site
+    waits = [site.policy(TrunkId(id_)).debounce_loss for id_ in ("um1", "line1")]
+    assert waits == [0.0, 2.5]
+
+
 def test_warnings_do_not_stop() -> None:
     text = EXAMPLE.replace("answer_within: 1s}", "answer_within: 1s, refusal_cause: 47}")
     text = text.replace("DAHDI/{channel}/", "DAHDI/g1/").replace("49302000XXX", "49302000xxx")

@@ -52,6 +52,15 @@ def test_a_service_has_ports_and_options() -> None:
     assert trunks[TrunkId("line1")].service is None
 
 
+@pytest.mark.parametrize("never", ["0", "0s"])
+def test_silence_need_not_end_a_message(never: str) -> None:
+    site = parse(SITE.replace("silence: 8s", f"silence: {never}"), "site.yaml")
+    voice = site.site.trunks[TrunkId("voice")].service
+    assert voice is not None
+    assert voice.voice.silence == 0.0
+    assert json.loads(describe(site))["trunks"]["voice"]["silence"] == "0ms"
+
+
 def test_what_is_understood_is_shown() -> None:
     shown = json.loads(describe(parse(SITE, "site.yaml")))["trunks"]
     assert shown["fax"] == {
@@ -89,6 +98,10 @@ def test_what_is_understood_is_shown() -> None:
         ('{kind: voice, channels: 1, greeting: "a&b"}', "trunks.x.greeting:"),
         ("{kind: voice, channels: 1, stop_keys: x}", "trunks.x.stop_keys:"),
         ("{kind: voice, channels: 1, longest: 2h}", "trunks.x.longest: must be at most 1h"),
+        (
+            "{kind: voice, channels: 1, silence: -1}",
+            "trunks.x.silence: a duration must be at least",
+        ),
         ("{kind: voice, channels: 1, silence: 1.5}", "trunks.x.silence: must be whole seconds"),
         (
             "{kind: voice, channels: 1, longest: 5s, silence: 6s}",

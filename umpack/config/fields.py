@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from umpack.config.problems import nearest
-from umpack.config.values import Address, host_name, seconds
+from umpack.config.values import Address, host_name, seconds, seconds_or_none
 from umpack.config.yaml_source import Odd
 
 E = TypeVar("E", bound=Enum)
@@ -108,6 +108,19 @@ Duration = Annotated[
                 {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h|d)$"},
             ],
             "examples": ["500ms", "1s", "2m", "90d"],
+        }
+    ),
+]
+DurationOrNone = Annotated[
+    float,
+    BeforeValidator(seconds_or_none),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h|d)$"},
+            ],
+            "examples": [0, "500ms", "5s"],
         }
     ),
 ]

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import Field
 
-from umpack.config.fields import Duration, Table
+from umpack.config.fields import Duration, DurationOrNone, Table
 from umpack.config.problems import Findings
 from umpack.config.yaml_source import Path
 from umpack.core.errors import ConfigError
@@ -51,12 +51,12 @@ class TrunkHealth(Table):
     slow_start_share: float | None = Field(
         None, ge=0, le=1, description="Share of capacity it grows from (0.1)."
     )
-    debounce_loss: Duration | None = Field(
+    debounce_loss: DurationOrNone | None = Field(
         None,
         description="Red and blue alarm must stand so long, on top of what the board itself waits "
         "(0, as E1 boards wait 2.5s). For boards that do not.",
     )
-    debounce_remote: Duration | None = Field(
+    debounce_remote: DurationOrNone | None = Field(
         None, description="Yellow alarm, likewise (0; boards wait 500ms)."
     )
     alarm_settle: Duration | None = Field(

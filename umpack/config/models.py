@@ -19,6 +19,7 @@ from umpack.config.fields import (
     CAUSE_KEY_PATTERN,
     Cause,
     Duration,
+    DurationOrNone,
     Host,
     Id,
     Listed,
@@ -162,8 +163,10 @@ class Trunk(Table):
     longest: Duration | None = Field(
         None, description="voice, auto: longest message. Default 5m, at most 1h."
     )
-    silence: Duration | None = Field(
-        None, description="voice, auto: silence that ends a message, in whole seconds. Default 5s."
+    silence: DurationOrNone | None = Field(
+        None,
+        description="voice, auto: silence that ends a message, in whole seconds; 0: never. "
+        "Default 5s.",
     )
     stop_keys: Annotated[str, StringConstraints(pattern=KEYS_PATTERN)] | None = Field(
         None, description='voice, auto: keys that end greeting and message. Default "#".'

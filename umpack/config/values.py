@@ -27,6 +27,21 @@ Ranges = tuple[tuple[int, int], ...]
 
 def seconds(value: object) -> float:
     """Seconds of a duration, more than 0 and at most a hundred years."""
+    number = _seconds(value)
+    if not number > 0:
+        raise ValueError("a duration must be more than 0")
+    return number
+
+
+def seconds_or_none(value: object) -> float:
+    """The same, or 0 for what is not to be at all."""
+    number = _seconds(value)
+    if not number >= 0:
+        raise ValueError("a duration must be at least 0")
+    return number
+
+
+def _seconds(value: object) -> float:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         number = float(match[1]) * _UNITS[match[2]]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -37,8 +52,6 @@ def seconds(value: object) -> float:
         shown = f"{value.text!r} " if isinstance(value, Odd) else ""
         shown = f"{value!r} " if isinstance(value, str) else shown
         raise ValueError(f"{shown}is not {DURATION_HINT}")
-    if not number > 0:
-        raise ValueError("a duration must be more than 0")
     if number > _LONGEST:
         raise ValueError("a duration must be at most 100 years")
     return number
