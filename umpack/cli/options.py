@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -19,11 +21,15 @@ DEFAULT_SOCKET = Path(models.Control().socket)
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", envvar="UMPACK_CONFIG", help="Configuration file."),
+    typer.Option(
+        "--config", "-c", envvar="UMPACK_CONFIG", readable=False, help="Configuration file."
+    ),
 ]
 SocketOption = Annotated[
     Path | None,
-    typer.Option("--socket", envvar="UMPACK_SOCKET", help="Control socket of the daemon."),
+    typer.Option(
+        "--socket", envvar="UMPACK_SOCKET", readable=False, help="Control socket of the daemon."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -37,19 +43,32 @@ def client(socket: Path | None, config: Path | None) -> ControlClient:
     # An eighth of a second, which commands that ask nobody need not wait.
     from umpack.web.client import ControlClient
 
-    if socket is None and (config is not None or DEFAULT_CONFIG.exists()):
+    # Not Path.exists, which raises where the directory may not be looked into.
+    if socket is None and (config is not None or os.path.exists(DEFAULT_CONFIG)):
         socket = _socket_in(config or DEFAULT_CONFIG)
     return ControlClient(socket or DEFAULT_SOCKET)
 
 
 def _socket_in(file: Path) -> Path:
     try:
-        found = yaml.safe_load(file.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        found = _control_in(file.read_bytes())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         why = error.strerror if isinstance(error, OSError) else "is not YAML"
         raise ConfigError(
             f"{file}: {why}; so where its daemon listens is not known: name it with --socket"
         ) from error
-    control = found.get("control") if isinstance(found, dict) else None
-    named = control.get("socket") if isinstance(control, dict) else None
+    named = found.get("socket") if isinstance(found, dict) else None
     return file.parent / named if isinstance(named, str) else DEFAULT_SOCKET
+
+
+def _control_in(text: bytes) -> Any:
+    """The section `control`, also of a file that is YAML nowhere else: `umpack reload` is to tell
+    where it is not, and the daemon goes on with the one before."""
+    try:
+        found = yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        section = re.search(rb"^control:.*(?:\n(?:[ \t#].*)?)*", text, re.MULTILINE)
+        if section is None and b"control" in text:
+            raise  # it may be anywhere
+        found = yaml.safe_load(section[0]) if section else None
+    return found.get("control") if isinstance(found, dict) else None

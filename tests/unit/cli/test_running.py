@@ -217,17 +217,22 @@ async def test_where_the_daemon_is_sought(tmp_path: Path) -> None:
     elsewhere, broken = tmp_path / "a.yaml", tmp_path / "b.yaml"
     elsewhere.write_text("control: {socket: x.sock}\nnonsense: 1\n")
     broken.write_text("control: [\n")
-    told, by_file, by_variable, unreadable = await asyncio.gather(
+    half = tmp_path / "c.yaml"
+    half.write_text(
+        "routes:\n- {called: *, pack: um}\ncontrol:\n  # here\n\n  socket: x.sock\nlog: {\n"
+    )
+    told, by_file, by_variable, unreadable, by_half = await asyncio.gather(
         umpack("status", "--socket", "/nowhere/s"),
         umpack("status", "--config", str(elsewhere)),
         umpack("status", UMPACK_CONFIG=str(elsewhere)),
         umpack("status", "--config", str(broken)),
+        umpack("status", "--config", str(half)),
     )
     assert told.err == "umpack: no umpack answers on /nowhere/s: is it running?\n"
     wanted = f"umpack: no umpack answers on {tmp_path}/x.sock: is it running?\n"
-    assert (by_file.err, by_variable.err) == (wanted, wanted)
+    assert (by_file.err, by_variable.err, by_half.err) == (wanted, wanted, wanted)
     assert "b.yaml: is not YAML; so where its daemon listens is not known" in unreadable.err
-    assert {told.code, by_file.code, by_variable.code, unreadable.code} == {1}
+    assert {told.code, by_file.code, by_variable.code, unreadable.code, by_half.code} == {1}
 
 
 async def test_every_command_has_help_with_an_example() -> None:
