@@ -56,10 +56,16 @@ _HEALTH = frozenset(state.value for state in HealthState)
 
 _MOMENTS = frozenset({"since", "offered", "ended", "at"})
 
+_NARROWEST = 120
+"""Columns a table is laid out for at least. In fewer, rich first stands reasons on end, a letter a
+line, and then leaves the names out; what the terminal itself breaks can be read."""
+
 
 def console() -> Console:
-    """Writes to stdout; tables keep their columns when it is no terminal."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    """Writes to stdout; tables keep their columns when it is no terminal, or a narrow one."""
+    if not sys.stdout.isatty():
+        return Console(file=sys.stdout, width=160)
+    return Console(file=sys.stdout, width=max(Console(file=sys.stdout).width, _NARROWEST))
 
 
 def print_json(value: object) -> None:

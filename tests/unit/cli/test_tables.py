@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -83,6 +84,24 @@ def test_nothing_off_the_line_is_markup_or_control(capsys: pytest.CaptureFixture
     assert not {"\x1b", "\r", "\u202e", "\ud800"} & set(out)
     assert squeezed(ESCAPED) in squeezed(out)
     assert not any(line.startswith("│ forged") for line in out.splitlines())
+
+
+def test_a_narrow_terminal_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "linux")
+    distributor = busy()
+    distributor.drain(Drain("a", "anna", "the exchange swaps its board", 0.0, 4e9))
+    tables.status(status_of(distributor))
+    rows = [line.split() for line in screen.getvalue().splitlines()]
+    assert [row[0] for row in rows if row[1:2] == ["sip"]] == ["a", "b", "c"]
+    assert any("drained" in row for row in rows)
 
 
 def test_status_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
