@@ -20,6 +20,8 @@ IdArgument = Annotated[
 NumberOption = Annotated[
     int | None, typer.Option("--number", min=1, help="Only the delivery of this number.")
 ]
+_OTHER_QUESTIONS = frozenset(("", "open", "queue"))
+"""What has a meaning of its own where the API has ids; no id ends so."""
 WhyOption = Annotated[str, typer.Option(help="The reason, for the audit log.")]
 ByOption = Annotated[str | None, typer.Option(help="Who; your login name if left out.")]
 
@@ -193,6 +195,8 @@ def _body(by: str | None, why: str, number: int | None) -> dict[str, Any]:
 
 
 def _path(id_: str, verb: str = "") -> str:
+    if id_ in _OTHER_QUESTIONS:
+        raise OurFault(f"no message {id_!r} in this spool")
     path = f"/v1/messages/{quote(id_, safe='', errors='surrogatepass')}"
     return f"{path}/{verb}" if verb else path
 

@@ -124,6 +124,8 @@ async def test_what_cannot_be(tmp_path: Path) -> None:
         said = f"umpack: message {fax.id}"
         for wrong, why in (
             (("fax", "show", "nobody"), "umpack: no message 'nobody' in this spool\n"),
+            (("fax", "show", "queue"), "umpack: no message 'queue' in this spool\n"),
+            (("fax", "show", ""), "umpack: no message '' in this spool\n"),
             (("fax", "show", "../status"), "umpack: no message '../status' in this spool\n"),
             (("fax", "retry", fax.id), f"{said}: nothing to try again (delivered)\n"),
             (
