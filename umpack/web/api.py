@@ -241,9 +241,10 @@ async def _drain(request: web.Request) -> web.Response:
     now, until = service.wall(), body.get("until")
     if until is not None:
         number = isinstance(until, int | float) and not isinstance(until, bool)
-        if not number or not math.isfinite(until):
+        # Compared only: a whole number may be too large for a float.
+        if not number or not abs(until) < math.inf:
             raise web.HTTPBadRequest(text="until is a number of epoch seconds")
-        if not 0 < until - now < _LONGEST_DRAIN:
+        if not now < until < now + _LONGEST_DRAIN:
             raise web.HTTPBadRequest(text="until has passed, or is more than 100 years away")
     by, why = _words(body, "by") or "unknown", _words(body, "why")
     drain = Drain(_target(body), by, why, now, until)
@@ -292,7 +293,7 @@ async def _metrics(request: web.Request) -> web.Response:
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
         body = await request.json()
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, LookupError, web.RequestPayloadError):
         raise web.HTTPBadRequest(text="the body is not JSON") from None
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(text="the body is not a JSON object")
@@ -310,7 +311,8 @@ def _words(body: dict[str, Any], key: str) -> str:
     words = body.get(key) or ""
     if not isinstance(words, str) or len(words) > _LONGEST_WORDS:
         raise web.HTTPBadRequest(text=f"{key} is a text of at most {_LONGEST_WORDS} characters")
-    return words
+    # Half a surrogate, as Python makes of a byte that is no UTF-8, is JSON to nobody else.
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def application(service: Service, office: Office = lambda: None) -> web.Application:

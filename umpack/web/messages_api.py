@@ -283,7 +283,7 @@ async def _decide(request: web.Request) -> web.Response:
 async def _body(request: web.Request) -> View:
     try:
         body = await request.json()
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, LookupError, web.RequestPayloadError):
         raise web.HTTPBadRequest(text="the body is not JSON") from None
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(text="the body is not a JSON object")

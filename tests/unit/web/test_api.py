@@ -197,6 +197,10 @@ async def test_drain_and_enable(api: tuple[Ask, Small]) -> None:
         (b'{"target": "a", "until": 1e999}', "until is a number of epoch seconds"),
         (b'{"target": "a", "until": 1000}', "until has passed, or is more than 100 years away"),
         (b'{"target": "a", "until": 1e15}', "until has passed, or is more than 100 years away"),
+        (
+            b'{"target": "a", "until": 1%s}' % (b"0" * 400),
+            "until has passed, or is more than 100 years away",
+        ),
         (b'{"target": "a", "by": 7}', "by is a text of at most 200 characters"),
         (
             json.dumps({"target": "a", "why": "x" * 201}).encode(),
@@ -208,6 +212,26 @@ async def test_wrong_drains(api: tuple[Ask, Small], body: bytes, why: str) -> No
     ask, service = api
     assert await ask("POST", "/v1/drain", data=body) == (400, {"error": why})
     assert service.distributor.drains == ()
+
+
+@pytest.mark.parametrize(
+    "header", [{"Content-Type": "text/plain; charset=nope"}, {"Content-Encoding": "gzip"}]
+)
+@pytest.mark.parametrize("path", ["/v1/drain", "/v1/trunks/a/eject"])
+async def test_a_body_in_unknown_words(
+    api: tuple[Ask, Small], path: str, header: dict[str, str]
+) -> None:
+    ask, _ = api
+    answer = await ask("POST", path, data=b'{"target": "a"}', headers=header)
+    assert answer == (400, {"error": "the body is not JSON"})
+
+
+async def test_words_that_are_no_utf_8(api: tuple[Ask, Small]) -> None:
+    ask, service = api
+    await ask("POST", "/v1/drain", json={"target": "a:7", "by": "\udcff", "why": "f\udcfcr"})
+    assert [(drain.by, drain.why) for drain in service.distributor.drains] == [
+        ("\\udcff", "f\\udcfcr")
+    ]
 
 
 async def test_trunks_one_by_one(tmp_path: Path) -> None:
