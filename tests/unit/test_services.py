@@ -91,7 +91,10 @@ def test_what_is_understood_is_shown() -> None:
         ),
         ("{kind: fax, channels: 1, span: 1}", "trunks.x.span: belongs to s2m and s0 trunks"),
         ("{kind: fax, channels: 1-2}", "trunks.x.channels: expected how many calls at a time"),
-        ("{kind: fax, channels: 1, max_rate: 7200}", "trunks.x.max_rate:"),
+        (
+            "{kind: fax, channels: 1, max_rate: 7200}",
+            "trunks.x.max_rate: '7200' is not one of 4800, 9600, 14400",
+        ),
         ('{kind: fax, channels: 1, station: "123456789012345678901"}', "trunks.x.station:"),
         ('{kind: fax, channels: 1, station: "a\\nb"}', "trunks.x.station:"),
         ("{kind: voice, channels: 1, greeting: ../etc/x}", "trunks.x.greeting:"),

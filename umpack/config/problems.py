@@ -73,6 +73,11 @@ class Findings:
         line = self.document.line(path)
         self.add(Problem(self.document.name, line, dotted(path), message, severity))
 
+    def has(self, path: Path) -> bool:
+        """Whether something was found at this very key."""
+        key = dotted(path)
+        return any(problem.key == key for problem in self._found)
+
     def raise_errors(self) -> None:
         """Raise `ConfigProblems` if any problem is an error."""
         if any(problem.severity is Severity.ERROR for problem in self._found):

@@ -143,7 +143,10 @@ class _PackReader:
         defaults = self._tables.defaults
         answer = table.answer_within or defaults.answer_within
         budget = table.setup_budget or defaults.setup_budget
-        if answer > budget:
+        # A default in the place of what could not be read is nobody's mistake.
+        if answer > budget and not any(
+            self._findings.has((*path, key)) for key in ("answer_within", "setup_budget")
+        ):
             own = table.answer_within is not None
             at = (*path, "answer_within" if own else "setup_budget")
             self._findings.error(

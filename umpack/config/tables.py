@@ -167,7 +167,7 @@ class _TableReader:
             case fields.NOT_TEXT:
                 return self._unquoted(path, value)
             case "literal_error":
-                words = re.findall(r"'([^']*)'", context["expected"])
+                words = re.findall(r"[^', ]+", context["expected"].replace(" or ", ", "))
                 shown = self._document.written.get(path, value)
                 return f"{shown!r} is not one of {', '.join(words)}{nearest(str(shown), words)}"
             case "string_too_short":
