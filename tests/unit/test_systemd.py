@@ -206,6 +206,9 @@ def test_the_unit_asks_for_what_the_daemon_does() -> None:
     assert (service["Type"], service["NotifyAccess"], service["Restart"]) == (
         "notify", "main", "always",
     )  # fmt: skip
+    # Where the example puts a log file, which umpack's user could not make in /var/log itself.
+    assert service["LogsDirectory"] == "umpack"
+    assert "# file: /var/log/umpack/umpack.log" in (ROOT / "etc" / "umpack.yaml").read_text()
     # One that is slow, but works, takes _STILL to prove it, and may miss it once.
     assert int(service["WatchdogSec"]) > 2 * _STILL
     assert int(service["TimeoutAbortSec"]) == 1
