@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from umpack.cli.fitting import show
 from umpack.cli.tables import console, moment_of, span_of, time_of
 from umpack.core.printable import printable
 
@@ -38,7 +39,7 @@ def messages(rows: Sequence[View], now: float, title: str = "Messages") -> None:
             row["called"], row["pages"], _whole(row["seconds"]), row["outcome"], row["state"],
             _why(row),
         )  # fmt: skip
-    console().print(table)
+    show(console(), table)
 
 
 def message(row: View) -> None:
@@ -60,12 +61,12 @@ def message(row: View) -> None:
                 time_of(one["changed"]), time_of(one["next_at"]) if waits else None,
                 one["server"] or None, one["why"] or said or None,
             )  # fmt: skip
-        out.print(table)
+        show(out, table)
     if row.get("audit"):
         table = _table("Decisions", "when", "who", "what", "detail")
         for entry in row["audit"]:
             _row(table, time_of(entry["at"]), entry["who"], entry["what"], entry["detail"] or None)
-        out.print(table)
+        show(out, table)
 
 
 def _facts(row: View) -> Iterator[tuple[str, object]]:
@@ -130,13 +131,13 @@ def open_calls(answer: View) -> None:
         for call in calls:
             ended = moment_of(call["ended"], now)
             _row(table, call["call"], ended, call["caller"], call["called"], call["channel"])
-        console().print(table)
+        show(console(), table)
     if calls := answer["doubled"]:
         table = _table("Calls with several messages", "call", "ended", "from", "to", "messages")
         for call in calls:
             ended, ids = moment_of(call["ended"], now), ", ".join(call["messages"])
             _row(table, call["call"], ended, call["caller"], call["called"], ids)
-        console().print(table)
+        show(console(), table)
     for key, title in (
         ("without_message", "Receptions without an end"),
         ("without_end", "Messages without an end"),

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from umpack import clock
+from umpack.cli.fitting import show
 from umpack.core.health_states import HealthState
 from umpack.core.printable import printable
 
@@ -56,16 +57,10 @@ _HEALTH = frozenset(state.value for state in HealthState)
 
 _MOMENTS = frozenset({"since", "offered", "ended", "at"})
 
-_NARROWEST = 120
-"""Columns a table is laid out for at least. In fewer, rich first stands reasons on end, a letter a
-line, and then leaves the names out; what the terminal itself breaks can be read."""
-
 
 def console() -> Console:
-    """Writes to stdout; tables keep their columns when it is no terminal, or a narrow one."""
-    if not sys.stdout.isatty():
-        return Console(file=sys.stdout, width=160)
-    return Console(file=sys.stdout, width=max(Console(file=sys.stdout).width, _NARROWEST))
+    """Writes to stdout; tables keep their columns when it is no terminal."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
 
 
 def print_json(value: object) -> None:
@@ -126,6 +121,13 @@ def _row(table: Table, *cells: object) -> None:
     table.add_row(*(_cell(cell) for cell in cells))
 
 
+def _show_if_any(rows: list[View], table: Table, otherwise: str) -> None:
+    if rows:
+        show(console(), table)
+    else:
+        console().print(otherwise)
+
+
 def _cell(cell: object) -> Text:
     text = "-" if cell is None else printable(str(cell), 200)
     return Text(text, style=_STYLES.get(text.partition(",")[0], ""))
@@ -154,7 +156,7 @@ def status(answer: View) -> None:
             pbx["agi"],
             pbx["detail"] or None,
         )
-    out.print(links)
+    show(out, links)
     packs = _table(
         "Packs", "id", "strategy", "channels", "idle", "busy", "out", "first", "reserve", "closed",
         "next", "overflow",
@@ -164,8 +166,8 @@ def status(answer: View) -> None:
         next_ = pack["next"] or "none idle"
         choice = pack["first_choice"], pack["reserve"], pack["closed"]
         _row(packs, pack["id"], pack["strategy"], *_counts(pack), *choice, next_, overflow)
-    out.print(packs)
-    out.print(_trunks(answer["trunks"], answer["now"]))
+    show(out, packs)
+    show(out, _trunks(answer["trunks"], answer["now"]))
     if rows := answer.get("channel_list"):
         _channels(out, rows)
 
@@ -212,7 +214,7 @@ def _messages(known: View) -> str:
 
 def trunks(rows: list[View]) -> None:
     """Trunks alone."""
-    console().print(_trunks(rows, clock.now()) if rows else "no trunks")
+    _show_if_any(rows, _trunks(rows, clock.now()), "no trunks")
 
 
 def _trunks(rows: list[View], now: float) -> Table:
@@ -274,7 +276,7 @@ def changes(rows: list[View]) -> None:
     for row in rows:
         at = moment_of(row["at"], clock.now())
         _row(table, at, row["trunk"], row["from"], row["to"], row["why"])
-    console().print(table if rows else "no changes")
+    _show_if_any(rows, table, "no changes")
 
 
 def _counts(row: View) -> tuple[int, int, int, int]:
@@ -295,7 +297,7 @@ def _channels(out: Console, rows: list[View]) -> None:
             seats or None,
             "; ".join(row["why"]) or None,
         )
-    out.print(table)
+    show(out, table)
 
 
 def living_calls(rows: list[View]) -> None:
@@ -312,7 +314,7 @@ def living_calls(rows: list[View]) -> None:
             row["pack"],
             row["id"],
         )
-    console().print(table if rows else "no calls")
+    _show_if_any(rows, table, "no calls")
 
 
 def ended_calls(rows: list[View]) -> None:
@@ -334,7 +336,7 @@ def ended_calls(rows: list[View]) -> None:
             row["cause"],
             row["id"],
         )
-    console().print(table if rows else "no calls")
+    _show_if_any(rows, table, "no calls")
 
 
 def explanation(row: View) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 
@@ -86,22 +87,32 @@ def test_nothing_off_the_line_is_markup_or_control(capsys: pytest.CaptureFixture
     assert not any(line.startswith("│ forged") for line in out.splitlines())
 
 
-def test_a_narrow_terminal_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_a_narrow_terminal_breaks_no_word_and_leaves_nothing_out(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     screen = Terminal()
     monkeypatch.setattr("sys.stdout", screen)
-    monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "linux")
     distributor = busy()
     distributor.drain(Drain("a", "anna", "the exchange swaps its board", 0.0, 4e9))
     tables.status(status_of(distributor))
-    rows = [line.split() for line in screen.getvalue().splitlines()]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
+    lines = [line.rstrip() for line in text.splitlines()]
+    rows = [line.split() for line in lines]
     assert [row[0] for row in rows if row[1:2] == ["sip"]] == ["a", "b", "c"]
-    assert any("drained" in row for row in rows)
+    words = {word for row in rows for word in row}
+    assert {"exchange", "swaps", "board", "strategy", "overflow", "drained"} <= words
+    trunks = lines.index("Trunks")
+    below = [line for line in lines[trunks:] if line.startswith("a: drained by anna")]
+    assert len(below) == (width < 100)
+    if width >= 80:
+        assert all(len(line) <= width for line in lines if ": " not in line)
 
 
 def test_status_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
