@@ -55,6 +55,8 @@ def main() -> None:
 
     Wrong usage is exit status 2, as everywhere; Ctrl-C is 130.
     """
+    if sys.stdout is None:  # closed by whoever started us: the work is to be done all the same
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A locale without arrows is no reason to fail after the work was done.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -84,11 +86,19 @@ def print_schema() -> None:
 def print_dialplan(
     file: Annotated[Path, typer.Argument(help="The configuration.")],
     pbx: Annotated[str | None, typer.Option(help="Which PBX, if there are several.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Put it into this file, once all of it is known and written.",
+        ),
+    ] = None,
 ) -> None:
     """Print the dialplan for a PBX, to be included in its extensions.conf.
 
     \b
-    umpack dialplan /etc/umpack/umpack.yaml > /etc/asterisk/umpack.conf
+    umpack dialplan /etc/umpack/umpack.yaml -o /etc/asterisk/umpack.conf
     # extensions.conf:  #include umpack.conf
     """
     configuration = load(file)
@@ -98,4 +108,24 @@ def print_dialplan(
     chosen = PbxId(pbx) if pbx is not None else known[0]
     if chosen not in configuration.pbxs:
         raise OurFault(f"no pbx {pbx!r}; there are: {', '.join(known)}")
-    typer.echo(dialplan(configuration, chosen), nl=False)
+    text = dialplan(configuration, chosen)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        _put(text, output)
+
+
+def _put(text: str, into: Path) -> None:
+    # A shell's `>` empties the file first: with a mistake in the configuration, or on a full disk,
+    # the next reload of the PBX would find no umpack-in, and callers nobody.
+    fresh = into.with_name(f".{into.name}.new")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if into.exists():
+            shutil.copymode(into, fresh)
+        fresh.replace(into)
+    except OSError as error:
+        raise OurFault(f"{into} is as it was: {error.strerror or error}") from error

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +90,30 @@ def test_dialplan_needs_a_name_only_if_there_are_several(file: Path) -> None:
     assert "for pbx b:" in ran("dialplan", str(file), "--pbx", "b").stdout
     with pytest.raises(OurFault, match="no pbx 'c'; there are: main, b"):
         ran("dialplan", str(file), "--pbx", "c")
+
+
+def test_a_dialplan_is_put_in_its_place_whole_or_not_at_all(file: Path) -> None:
+    place = file.with_name("umpack.conf")
+    assert ran("dialplan", str(file), "--output", str(place)).stdout == ""
+    whole = place.read_text()
+    assert whole == ran("dialplan", str(file)).stdout
+    place.chmod(0o600)
+    file.write_text(GOOD + "colour: 1\n")
+    with pytest.raises(OurFault, match="colour"):
+        ran("dialplan", str(file), "-o", str(place))
+    assert place.read_text() == whole
+    file.write_text(GOOD.replace("channels: 3", "channels: 2"))
+    ran("dialplan", str(file), "-o", str(place))
+    assert place.read_text() != whole
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    with pytest.raises(OurFault, match=r"nowhere/umpack\.conf is as it was: No such file"):
+        ran("dialplan", str(file), "-o", str(file.parent / "nowhere" / "umpack.conf"))
+    assert sorted(path.name for path in file.parent.iterdir()) == ["umpack.conf", "umpack.yaml"]
+
+
+def test_who_has_closed_its_output_is_served_all_the_same(file: Path) -> None:
+    argv = (sys.executable, "-m", "umpack.cli", "check", str(file))
+    done = subprocess.run(
+        ("sh", "-c", 'exec "$@" >&-', "sh", *argv), stderr=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
