@@ -91,6 +91,7 @@ def print_dialplan(
         typer.Option(
             "--output",
             "-o",
+            dir_okay=False,
             help="Put it into this file, once all of it is known and written.",
         ),
     ] = None,
@@ -118,14 +119,30 @@ def print_dialplan(
 def _put(text: str, into: Path) -> None:
     # A shell's `>` empties the file first: with a mistake in the configuration, or on a full disk,
     # the next reload of the PBX would find no umpack-in, and callers nobody.
-    fresh = into.with_name(f".{into.name}.new")
+    place = Path(os.path.realpath(into))  # a link stays one
+    try:
+        if place.exists() and not place.is_file():
+            place.write_text(text, encoding="utf-8")  # a device or pipe, which nothing may replace
+        else:
+            _exchange(text, place)
+    except OSError as error:
+        raise OurFault(f"{into} is as it was: {error.strerror or error}") from error
+
+
+def _exchange(text: str, place: Path) -> None:
+    fresh = place.with_name(f".{place.name}.new")
     try:
         with fresh.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        if into.exists():
-            shutil.copymode(into, fresh)
-        fresh.replace(into)
-    except OSError as error:
-        raise OurFault(f"{into} is as it was: {error.strerror or error}") from error
+        if place.exists():
+            # Whose it is counts as well: often only Asterisk's own user or group may read it.
+            had, has = place.stat(), fresh.stat()
+            if (had.st_uid, had.st_gid) != (has.st_uid, has.st_gid):
+                os.chown(fresh, had.st_uid, had.st_gid)
+            shutil.copymode(place, fresh)
+        fresh.replace(place)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -109,6 +110,33 @@ def test_a_dialplan_is_put_in_its_place_whole_or_not_at_all(file: Path) -> None:
     with pytest.raises(OurFault, match=r"nowhere/umpack\.conf is as it was: No such file"):
         ran("dialplan", str(file), "-o", str(file.parent / "nowhere" / "umpack.conf"))
     assert sorted(path.name for path in file.parent.iterdir()) == ["umpack.conf", "umpack.yaml"]
+
+
+def test_a_dialplan_leaves_its_place_what_it_was(file: Path) -> None:
+    real, link = file.with_name("real.conf"), file.with_name("umpack.conf")
+    real.write_text("")
+    real.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(real, 1, 2)  # as Debian gives /etc/asterisk to Asterisk's user
+    link.symlink_to(real.name)
+    had = real.stat()
+    ran("dialplan", str(file), "-o", str(link))
+    whole = real.read_text()
+    assert "umpack-in" in whole
+    assert link.is_symlink()
+    has = real.stat()
+    assert (has.st_uid, has.st_gid, has.st_mode) == (had.st_uid, had.st_gid, had.st_mode)
+    pipe = file.with_name("pipe")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        ran("dialplan", str(file), "-o", str(pipe))
+        assert os.read(reader, 1 << 20).decode() == whole
+    finally:
+        os.close(reader)
+    assert {path.name for path in file.parent.iterdir()} == {
+        file.name, real.name, link.name, pipe.name
+    }  # fmt: skip
 
 
 def test_who_has_closed_its_output_is_served_all_the_same(file: Path) -> None:
