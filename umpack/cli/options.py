@@ -67,8 +67,9 @@ def _control_in(text: bytes) -> Any:
     try:
         found = yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError):
-        section = re.search(rb"^control:.*(?:\n(?:[ \t#].*)?)*", text, re.MULTILINE)
-        if section is None and b"control" in text:
-            raise  # it may be anywhere
+        section = re.search(rb"^control:.*(?:\n(?:[ \t\r#].*)?)*", text, re.MULTILINE)
+        # A comment names it in the example. Elsewhere it may be anywhere.
+        if section is None and re.search(rb"^[^#\n]*control", text, re.MULTILINE):
+            raise
         found = yaml.safe_load(section[0]) if section else None
     return found.get("control") if isinstance(found, dict) else None

@@ -221,16 +221,22 @@ async def test_where_the_daemon_is_sought(tmp_path: Path) -> None:
     half.write_text(
         "routes:\n- {called: *, pack: um}\ncontrol:\n  # here\n\n  socket: x.sock\nlog: {\n"
     )
-    told, by_file, by_variable, unreadable, by_half = await asyncio.gather(
+    dos, example = tmp_path / "d.yaml", tmp_path / "e.yaml"
+    dos.write_bytes(b"control:\r\n\r\n  socket: x.sock\r\nroutes:\r\n- {called: *}\r\n")
+    example.write_text("routes:\n- {called: *}\n# control: {socket: /run/umpack/control.sock}\n")
+    told, by_file, by_variable, unreadable, by_half, by_dos, by_none = await asyncio.gather(
         umpack("status", "--socket", "/nowhere/s"),
         umpack("status", "--config", str(elsewhere)),
         umpack("status", UMPACK_CONFIG=str(elsewhere)),
         umpack("status", "--config", str(broken)),
         umpack("status", "--config", str(half)),
+        umpack("status", "--config", str(dos)),
+        umpack("status", "--config", str(example)),
     )
     assert told.err == "umpack: no umpack answers on /nowhere/s: is it running?\n"
     wanted = f"umpack: no umpack answers on {tmp_path}/x.sock: is it running?\n"
-    assert (by_file.err, by_variable.err, by_half.err) == (wanted, wanted, wanted)
+    assert {one.err for one in (by_file, by_variable, by_half, by_dos)} == {wanted}
+    assert "is not YAML" not in by_none.err  # it names the section in a comment only
     assert "b.yaml: is not YAML; so where its daemon listens is not known" in unreadable.err
     assert {told.code, by_file.code, by_variable.code, unreadable.code, by_half.code} == {1}
 
