@@ -226,13 +226,15 @@ def _salvage(path: Path, into: Path) -> None:
         old.text_factory = text_of
         for table in TABLES:
             saved = 0
+            known = {row[1] for row in fresh.execute(f"PRAGMA table_info({table})")}
             with transaction(fresh):
                 for row in _readable_rows(old, table):
-                    names = row.keys()
+                    # A damaged name of a column must not keep the spool shut at every start.
+                    names = [name for name in row.keys() if name in known]  # noqa: SIM118 - a Row
                     fresh.execute(
                         f"INSERT OR IGNORE INTO {table} ({', '.join(names)}) "  # noqa: S608
                         f"VALUES ({', '.join('?' * len(names))})",
-                        tuple(row),
+                        [row[name] for name in names],
                     )
                     saved += 1
             logger.warning("spool {}: {} rows of {!r} saved", path, saved, table)

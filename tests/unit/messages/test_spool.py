@@ -303,6 +303,14 @@ def test_what_is_saved_is_all_or_nothing(tmp_path: Path) -> None:
         all_are_there(spool, messages)
 
 
+def test_a_damaged_name_of_a_column_costs_the_column_only(tmp_path: Path) -> None:
+    messages = damaged(tmp_path)
+    path = tmp_path / "spool.db"
+    path.write_bytes(path.read_bytes().replace(b"queue_id TEXT", b"pueue_id TEXT", 1))
+    with opened(tmp_path) as spool:  # and not: it is tried, and refused, for ever
+        all_are_there(spool, messages)
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_death_when_all_was_saved(tmp_path: Path, moved: bool) -> None:
     messages = damaged(tmp_path)
