@@ -145,7 +145,9 @@ class _PackReader:
         budget = table.setup_budget or defaults.setup_budget
         # A default in the place of what could not be read is nobody's mistake.
         if answer > budget and not any(
-            self._findings.has((*path, key)) for key in ("answer_within", "setup_budget")
+            self._findings.has((*where, key))
+            for where in (path, ("defaults",))
+            for key in ("answer_within", "setup_budget")
         ):
             own = table.answer_within is not None
             at = (*path, "answer_within" if own else "setup_budget")
