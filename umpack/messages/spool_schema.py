@@ -17,6 +17,7 @@ from loguru import logger
 
 from umpack.journal.schema import connect, in_words, is_damage, text_of, transaction
 from umpack.messages.spool_fault import SpoolFault as SpoolFault  # noqa: PLC0414 - its place for most
+from umpack.messages.states import ENDED, MessageState
 
 APPLICATION_ID = 0x756D7073
 """`umps`, in the file's header: tells a spool from a journal and from anybody else's database."""
@@ -238,10 +239,25 @@ def _salvage(path: Path, into: Path) -> None:
                     )
                     saved += 1
             logger.warning("spool {}: {} rows of {!r} saved", path, saved, table)
+        _address_anew(fresh, path)
         # Without a log of its own it can be renamed.
         mode: str = fresh.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
         if mode != "delete":
             raise SpoolFault(f"spool {into}: its log cannot be closed")
+
+
+def _address_anew(fresh: sqlite3.Connection, path: Path) -> None:
+    """Who was to have a message is lost with all its recipients: the directory is asked again. A
+    second copy, with the same Message-ID, is better than none, of which nobody would be told."""
+    settled = MessageState.RECEIVING, MessageState.COMMITTED, *ENDED
+    with transaction(fresh):
+        found = fresh.execute(
+            "UPDATE messages SET state = ? WHERE state NOT IN (?, ?, ?, ?)"
+            " AND id NOT IN (SELECT message FROM recipients)",
+            (MessageState.COMMITTED.value, *(state.value for state in settled)),
+        ).rowcount
+    if found:
+        logger.warning("spool {}: {} messages have lost their recipients", path, found)
 
 
 def _readable_rows(old: sqlite3.Connection, table: str) -> Iterator[sqlite3.Row]:

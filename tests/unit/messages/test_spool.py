@@ -311,6 +311,20 @@ def test_a_damaged_name_of_a_column_costs_the_column_only(tmp_path: Path) -> Non
         all_are_there(spool, messages)
 
 
+def test_who_has_lost_all_recipients_is_addressed_anew(tmp_path: Path, time: Time) -> None:
+    messages = damaged(tmp_path)
+    with opened(tmp_path) as spool:
+        spool.sent(spool.claim(messages[1].id, 1, time()), time(), "mx", "250 ok")
+        spool.decide(messages[2].id, "root", Decision.DISCARD)
+    for message in messages[:3]:
+        lose(tmp_path, "recipients WHERE message = ?", message.id)
+    damage(tmp_path)
+    with opened(tmp_path) as spool:
+        assert [message.id for message in spool.unaddressed()] == [messages[0].id]
+        spool.address(messages[0].id, [B])
+        assert spool.claim(messages[0].id, 1, time()).recipient.address == B
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_death_when_all_was_saved(tmp_path: Path, moved: bool) -> None:
     messages = damaged(tmp_path)
@@ -333,6 +347,11 @@ def damaged(directory: Path) -> list[Message]:
         messages = [received(spool, n) for n in range(40)]
         for message in messages:
             spool.address(message.id, [A])
+    damage(directory)
+    return messages
+
+
+def damage(directory: Path) -> None:
     path = directory / "spool.db"
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -346,7 +365,6 @@ def damaged(directory: Path) -> list[Message]:
     with open(path, "r+b") as file:
         file.seek((root - 1) * size)
         file.write(os.urandom(size))
-    return messages
 
 
 def all_are_there(spool: DiskSpool, messages: list[Message]) -> None:
