@@ -30,6 +30,7 @@ class Operator:
     async def enable(self, target: str, by: str) -> bool:
         """Put it back; answers whether it was out."""
         was_out = self._distributor.enable(target)
+        self._records.put_back(target)
         logger.info("{} enabled by {}", printable(target), printable(by))
         await self._records.save_now(f"{target} is in service")
         return was_out

@@ -56,6 +56,8 @@ class Records:
         self._remember_at = -inf
         self._recalled = False
         """What the last run had saved is known, and may be written over."""
+        self._put_back: set[str] = set()
+        """What people have put back into service before it is."""
 
     async def open(self) -> None:
         """Open the journal, and have the distributor take up where the last run ended."""
@@ -83,11 +85,16 @@ class Records:
                 state = await asyncio.to_thread(self.journal.load_state)
                 self._recall(state)
 
+    def put_back(self, target: str) -> None:
+        """A person has put it back into service, whatever the last run had saved of it."""
+        if not self._recalled:
+            self._put_back.add(target)
+
     def _recall(self, state: SavedState) -> None:
         distributor = self._distributor
-        drained = {drain.target for drain in distributor.drains}
+        newer = self._put_back.union(drain.target for drain in distributor.drains)
         distributor.restore(
-            [drain for drain in state.drains if drain.target not in drained],
+            [drain for drain in state.drains if drain.target not in newer],
             [(id_, at) for id_, at in state.pointers.items() if id_ not in distributor.pointers],
         )
         known = distributor.site.trunks

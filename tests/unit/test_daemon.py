@@ -326,14 +326,17 @@ async def test_a_full_disk_keeps_nobody_from_starting_and_nothing_is_forgotten(
     tmp_path: Path,
 ) -> None:
     async with daemon_of(tmp_path) as first:
-        await first.ask("post", "/v1/drain", {"target": "um1:1", "by": "eva", "why": "noise"})
+        for target in ("um1:1", "um1:3"):
+            await first.ask("post", "/v1/drain", {"target": target, "by": "eva", "why": "noise"})
     no_room = ("sh", "-c", 'ulimit -S -f 0; exec "$@"', "sh")
     async with program(tmp_path, under=no_room) as running:
         async with await placed(await running.port()) as caller:
             await caller.dialled()
             await caller.finish("ANSWER", 16)
-        told = await running.umpack("drain", "um1:2")
-        assert (told.code, "may forget" in told.err) == (1, True)
+        for told in await asyncio.gather(
+            running.umpack("drain", "um1:2"), running.umpack("enable", "um1:3")
+        ):
+            assert (told.code, "may forget" in told.err) == (1, True)
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (most, most))
         await until(lambda: "is known again" in running.log)
