@@ -268,7 +268,7 @@ def _readable_rows(old: sqlite3.Connection, table: str) -> Iterator[sqlite3.Row]
             yield from old.execute(
                 f"SELECT * FROM {table} ORDER BY {keys.format(direction)}"  # noqa: S608 - own names
             )
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # in the name of a column
             logger.warning("spool: {!r} cannot be read to its end: {}", table, in_words(error))
         else:
             return

@@ -305,10 +305,22 @@ def test_what_is_saved_is_all_or_nothing(tmp_path: Path) -> None:
 
 def test_a_damaged_name_of_a_column_costs_the_column_only(tmp_path: Path) -> None:
     messages = damaged(tmp_path)
-    path = tmp_path / "spool.db"
-    path.write_bytes(path.read_bytes().replace(b"queue_id TEXT", b"pueue_id TEXT", 1))
+    rename_column(tmp_path, b"pueue_id")
     with opened(tmp_path) as spool:  # and not: it is tried, and refused, for ever
         all_are_there(spool, messages)
+
+
+def test_a_name_of_a_column_that_is_no_text_costs_its_table_only(tmp_path: Path) -> None:
+    messages = damaged(tmp_path)
+    rename_column(tmp_path, b"\xf5ueue_id")
+    with opened(tmp_path) as spool:
+        assert sorted(m.id for m in spool.unaddressed()) == sorted(m.id for m in messages)
+
+
+def rename_column(directory: Path, name: bytes) -> None:
+    path = directory / "spool.db"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"queue_id TEXT", name + b" TEXT", 1))
 
 
 def test_who_has_lost_all_recipients_is_addressed_anew(tmp_path: Path, time: Time) -> None:
