@@ -92,7 +92,7 @@ def _recipient(recipient: Recipient) -> View:
         "queue_id": texts.text(recipient.queue_id),
         "why": texts.text(recipient.why),
         "changed": recipient.changed,
-        "decided": asdict(decided) if decided else None,
+        "decided": asdict(decided) | {"by": texts.text(decided.by)} if decided else None,
     }
 
 
