@@ -8,7 +8,7 @@ lines nobody knew, its name is all there is to go by.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from umpack.core.trunk import Trunk, TrunkId, TrunkKind
 
@@ -30,13 +30,25 @@ def heirs(
             found[heir] = of
             del left[of]
 
+    # Peers come first: the slots of a SIP trunk go by its name, and say nothing of its far end.
+    peers: dict[Hashable, list[TrunkId]] = {}
+    for of, trunk in before.items():
+        if trunk.kind is TrunkKind.SIP:
+            peers.setdefault(_peer(trunk), []).append(of)
+    sip = {id_: peers.get(_peer(t), []) for id_, t in after.items() if t.kind is TrunkKind.SIP}
+    for id_, same in sip.items():
+        if id_ in same:
+            inherit(id_, id_)
+    for id_, same in sip.items():
+        for of in same:
+            inherit(id_, of)
     for id_ in after:
         for of, _ in Counter(lines.get(id_, ())).most_common(1):
             inherit(id_, of)
-    for id_, trunk in after.items():
-        if trunk.kind is TrunkKind.SIP:
-            peer = trunk.pbx, trunk.endpoint
-            inherit(id_, next((o for o, t in left.items() if (t.pbx, t.endpoint) == peer), None))
     for id_ in after:
         inherit(id_, id_)
     return found
+
+
+def _peer(trunk: Trunk) -> Hashable:
+    return trunk.pbx, trunk.endpoint

@@ -65,6 +65,15 @@ def test_a_sip_trunk_is_known_by_its_endpoint() -> None:
     assert state(distributor, "um1") is EJECTED
 
 
+def test_sip_trunks_that_swap_their_names_take_their_health_with_them() -> None:
+    distributor = Distributor(one_pack(A, B))
+    eject(distributor, "a", now=10.0)
+    swapped = replace(A, id=TrunkId("b")), replace(B, id=TrunkId("a"))
+    distributor.reload(one_pack(*swapped), 20.0)
+    assert state(distributor, "b") is EJECTED
+    assert state(distributor, "a") is HealthState.UP
+
+
 def test_a_trunk_that_was_away_is_as_it_was() -> None:
     distributor = Distributor(one_pack(A, B, C))
     eject(distributor, "a", now=10.0)
