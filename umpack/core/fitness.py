@@ -80,11 +80,12 @@ class Fitness(Roster[Holder], Generic[Holder]):
         for trunk in site.trunks.values():
             channels, policy = len(trunk.slots), self._policy(trunk.id)
             heir_of = inherits.get(trunk.id)
+            memory = self._memories.pop(trunk.id, None)
             if heir_of is not None:
                 health = old[heir_of]
                 health.trunk = trunk.id
                 health.adjust(policy, channels, now)
-            elif memory := self._memories.pop(trunk.id, None):
+            elif memory is not None:
                 health = TrunkHealth.recalled(memory, policy, channels, now, self._changes)
             else:
                 health = TrunkHealth(trunk.id, policy, channels, now, self._changes)
@@ -97,7 +98,8 @@ class Fitness(Roster[Holder], Generic[Holder]):
                 if REST in channel.blocks and not faults.rests(channel.id):
                     self.ledger.unblock(channel, REST)
         for id_, health in old.items():
-            if id_ not in inherits.values() and health.state is not HealthState.UP:
+            gone = id_ not in inherits.values() and id_ not in site.trunks
+            if gone and health.state is not HealthState.UP:
                 self._memories[id_] = health.saved(now)
         for lease in self.ledger:
             first = old.get(was[id(lease.channel)])

@@ -82,6 +82,26 @@ def test_a_trunk_that_was_away_is_as_it_was() -> None:
     assert state(distributor, "a") is EJECTED
 
 
+def test_a_name_is_told_nothing_of_a_line_that_has_gone_when_another_has_had_it_since() -> None:
+    distributor = Distributor(spans(a=1, b=32, c=63))
+    eject(distributor, "a", now=10.0)
+    distributor.reload(spans(a=32, c=63), 11.0)  # its span has gone, and b has its name
+    assert [memory.trunk for memory in distributor.memories(11.0)] == ["a", "c"]
+    distributor.reload(spans(c=63), 12.0)
+    distributor.reload(spans(a=94, c=63), 13.0)
+    assert state(distributor, "a") is HealthState.UP
+
+
+def test_a_trunk_is_remembered_as_it_left_last() -> None:
+    distributor = Distributor(spans(a=1, b=32, c=63))
+    eject(distributor, "a", now=10.0)
+    distributor.reload(spans(b=32, c=63), 11.0)
+    distributor.reload(spans(a=32, c=63), 12.0)  # b under the name that is remembered
+    distributor.reload(spans(c=63), 13.0)
+    distributor.reload(spans(a=94, c=63), 14.0)
+    assert state(distributor, "a") is HealthState.UP
+
+
 def test_a_trial_under_way_ends_although_the_names_have_been_swapped() -> None:
     distributor = Distributor(spans(a=1, b=32))
     eject(distributor, "a", now=10.0)
