@@ -292,8 +292,10 @@ class Distributor(Evidence[Offer]):
         return Assignment(lease, channel.id, dial, timeout, len(offer.attempts) + 1)
 
     def _takes_back(self, offer: Offer, now: float) -> bool:
-        met = {attempt.trunk for attempt in offer.attempts}
-        return self.take_back(offer.chain, offer.closed_trunks | met, now)
+        useless = {attempt.trunk for attempt in offer.attempts}
+        if offer.lettered:
+            useless.update(id_ for id_ in self.site.trunks if not self._takes_letters(id_))
+        return self.take_back(offer.chain, offer.closed_trunks | useless, now)
 
     def _has_better(self, offer: Offer, trunk: TrunkId, now: float) -> bool:
         """Whether the call has somewhere to go that is beyond doubt, if this trunk fails it. If

@@ -24,6 +24,7 @@ from umpack.core.causes import CAUSE_VERDICTS, Blame, CauseTable, Elsewhere, Ver
 from umpack.core.channel import ChannelId
 from umpack.core.distributor import Distributor
 from umpack.core.errors import LeaseError
+from umpack.core.health_states import HealthState
 from umpack.core.pack import Exclusion, Strategy
 from umpack.core.trunk import PbxId, TrunkId, TrunkKind
 
@@ -472,6 +473,15 @@ def test_letters_never_reach_a_board_that_came_with_a_reload() -> None:
     distributor.reload(one_pack(sip, trunk("board", 2, kind=TrunkKind.S0)))
     answer = distributor.outcome(first.lease, refused(41), 1.0)
     assert isinstance(answer, Refusal), answer
+
+
+def test_letters_take_no_ejected_board_back_that_could_not_dial_them() -> None:
+    board, other = (trunk(f"s{n}", 2, kind=TrunkKind.S0, first=n) for n in (1, 4))
+    distributor = Distributor(one_pack(trunk("sip", 1), board, other))
+    distributor.eject(board.id, 0.0, "by anna", 300.0)
+    take(distributor, "alice", now=60.0)
+    assert refusal(distributor.offer(call("bob"), 61.0)).reason is Reason.FULL
+    assert distributor.health[board.id].state is HealthState.EJECTED
 
 
 # -- other doubts -----------------------------------------------------------------------------
