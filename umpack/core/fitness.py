@@ -216,17 +216,18 @@ class Fitness(Roster[Holder], Generic[Holder]):
         """Let time pass: ejections end, attempts become late, alarms settle. Call it every second
         at least; whatever is needed for a call is looked at with the call."""
         self._clock = max(self._clock, now)
-        if self._returns == -inf:
+        for faults in self._faults.values():
+            if faults.due <= now:
+                self._end_rest(faults.rested(now))
+        while self._returns == -inf:
+            self._returns = inf
             self._grade(self.packs.values(), now)
+        self._returns = inf
         for health in self.health.values():
             if health.due <= now and health.advance(now):
                 self.changed(health, now)
-        for faults in self._faults.values():
-            if faults.due <= now:
-                for id_ in faults.rested(now):
-                    if channel := self.ledger.channels.get(id_):
-                        self.ledger.unblock(channel, REST)
         self._returns = min(
+            self._returns,
             min((health.timer for health in self.health.values()), default=inf),
             min((faults.due for faults in self._faults.values()), default=inf),
         )
@@ -317,6 +318,10 @@ class Fitness(Roster[Holder], Generic[Holder]):
 
     def _wake(self, trunk: TrunkId) -> None:
         """End the rest of single channels."""
-        for id_ in self._faults[trunk].restore():
+        self._end_rest(self._faults[trunk].restore())
+
+    def _end_rest(self, resting: Iterable[ChannelId]) -> None:
+        for id_ in resting:
             if channel := self.ledger.channels.get(id_):
                 self.ledger.unblock(channel, REST)
+                self._returns = -inf  # it may be all that its trunk has in a pack
