@@ -57,7 +57,7 @@ class Metrics:
             self._calls.labels(record.ending.value, reason).inc()
             for attempt in record.attempts:
                 self._attempts.labels(attempt.trunk, attempt.outcome.result.value).inc()
-            if record.answered is not None:
+            if record.answered is not None and record.ending is not Ending.ADOPTED:
                 self._setup.observe(record.answered - record.offered)
             if odd := self._odd.get(record.ending):
                 odd.inc()

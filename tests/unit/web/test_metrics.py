@@ -55,6 +55,17 @@ def test_what_is_and_what_has_ended() -> None:
     assert found["umpack_journal_dropped_total", frozenset()] == 2
 
 
+def test_an_adopted_call_was_set_up_by_somebody_else() -> None:
+    distributor, metrics = Distributor(one_pack(trunk("a", 3))), Metrics()
+    lease = distributor.adopt(ChannelId("a:2"), call(), 50.0)
+    assert lease is not None
+    distributor.abandon(lease.token, 60.0, "over")
+    metrics.count(distributor.take_records())
+    found = samples(metrics, distributor)
+    assert found["umpack_adopted_calls_total", frozenset()] == 1
+    assert found["umpack_setup_seconds_count", frozenset()] == 0
+
+
 def test_health_is_shown_and_its_changes_counted() -> None:
     distributor, metrics = Distributor(one_pack(trunk("a", 3), trunk("b", 1))), Metrics()
     distributor.eject(TrunkId("a"), 1.0, "by eva", 30.0)
