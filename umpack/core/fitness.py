@@ -69,6 +69,7 @@ class Fitness(Roster[Holder], Generic[Holder]):
         lines are new, it stays with the name."""
         now = max(now, self._clock)
         before, was = self.site, {id(c): c.trunk.id for c in self.ledger.channels.values()}
+        names = {id(c): c.id for c in self.ledger.channels.values()}
         old, old_faults = self.health, self._faults
         super().reload(site)
         lines = {
@@ -92,9 +93,12 @@ class Fitness(Roster[Holder], Generic[Holder]):
             self._connect(health, trunk.pbx, now)
             self.health[trunk.id] = health
             faults = old_faults[trunk.id] if heir_of == trunk.id else ChannelFaults(policy, 0)
-            faults.adjust(policy, [trunk.channel_id(slot) for slot in trunk.slots])
+            there = tuple(self._channels_of(trunk.id))
+            # First what was held against lines that have gone, though others have their names.
+            faults.adjust(policy, [c.id for c in there if names.get(id(c)) == c.id])
+            faults.adjust(policy, [c.id for c in there])
             self._faults[trunk.id] = faults
-            for channel in self._channels_of(trunk.id):
+            for channel in there:
                 if REST in channel.blocks and not faults.rests(channel.id):
                     self.ledger.unblock(channel, REST)
         for id_, health in old.items():

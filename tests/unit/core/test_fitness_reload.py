@@ -102,6 +102,19 @@ def test_a_trunk_is_remembered_as_it_left_last() -> None:
     assert state(distributor, "a") is HealthState.UP
 
 
+def test_what_failed_on_the_channels_of_another_span_is_not_held_against_the_new_one() -> None:
+    distributor = Distributor(spans(a=1))
+    for _ in range(3):
+        distributor.outcome(take(distributor, now=1.0).lease, refused(44), 1.0)
+    assert distributor.ledger.channels[ChannelId("a:1")].state is ChannelState.BLOCKED
+    distributor.reload(spans(a=32), 2.0)
+    distributor.outcome(take(distributor, now=3.0).lease, refused(44), 3.0)
+    assert distributor.ledger.channels[ChannelId("a:1")].state is ChannelState.IDLE
+    for _ in range(2):
+        distributor.outcome(take(distributor, now=4.0).lease, refused(44), 4.0)
+    assert distributor.ledger.channels[ChannelId("a:1")].state is ChannelState.BLOCKED
+
+
 def test_a_trial_under_way_ends_although_the_names_have_been_swapped() -> None:
     distributor = Distributor(spans(a=1, b=32))
     eject(distributor, "a", now=10.0)
