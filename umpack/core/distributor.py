@@ -70,6 +70,19 @@ class Distributor(Evidence[Offer]):
         self._no_routes = NoRoutes()
         self.reload(site or Site())
 
+    def reload(self, site: Site, now: float = 0.0) -> None:
+        """See `Fitness.reload`."""
+        before = self.site.trunks
+        super().reload(site, now)
+        for id_ in self._no_routes:
+            if id_ not in site.trunks or site.trunks[id_] != before.get(id_):
+                self._no_routes.forget(id_)
+
+    def restore_trunk(self, trunk: TrunkId, now: float, why: str) -> None:
+        """See `Fitness.restore_trunk`."""
+        super().restore_trunk(trunk, now, why)
+        self._no_routes.forget(trunk)
+
     def offer(self, call: Call, now: float) -> Assignment | Refusal:
         """A call asks for a channel."""
         offer = Offer(call, now)

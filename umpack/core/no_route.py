@@ -6,6 +6,8 @@ after the other have none on the same trunk, and nothing else comes of it, the t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from umpack.core.causes import Blame, Elsewhere, Outcome, Result, Verdict
 from umpack.core.trunk import TrunkId
 
@@ -33,3 +35,10 @@ class NoRoutes:
         if len(numbers) < many:
             numbers.add(called)
         return len(numbers) >= many
+
+    def forget(self, trunk: TrunkId) -> None:
+        """Nothing is held against the trunk any more, or it is another one by now."""
+        self._numbers.pop(trunk, None)
+
+    def __iter__(self) -> Iterator[TrunkId]:
+        return iter(tuple(self._numbers))

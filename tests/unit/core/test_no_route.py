@@ -89,3 +89,29 @@ def test_what_the_configuration_says_of_3_stands() -> None:
 def test_such_a_call_is_still_tried_once_more_only() -> None:
     assert LOST.elsewhere is Elsewhere.ONCE
     assert LOST.source.startswith("Q.850")
+
+
+def lost(distributor: Distributor) -> None:
+    for number in range(MANY):
+        dial(distributor, f"10{number}", refused(3))
+    assert state(distributor) is HealthState.SUSPECT
+
+
+def test_people_who_take_a_trunk_back_take_this_back_as_well() -> None:
+    distributor = Distributor(WORLD)
+    lost(distributor)
+    distributor.restore_trunk(TrunkId("a"), 1.0, "by anna")
+    dial(distributor, "4711", refused(3), 2.0)
+    assert state(distributor) is HealthState.UP
+
+
+@pytest.mark.parametrize("endpoint", ["a", "new"])
+def test_another_far_end_is_not_blamed_for_the_first_wrong_number(endpoint: str) -> None:
+    distributor = Distributor(WORLD)
+    lost(distributor)
+    packs = WORLD.packs.values()
+    distributor.reload(site([replace(A, endpoint=endpoint), B], packs), 1.0)
+    distributor.health[TrunkId("a")].restore(1.0, "")  # as an answered call would
+    distributor.enable("a")
+    dial(distributor, "4711", refused(3), 2.0)
+    assert state(distributor) is (HealthState.UP if endpoint == "new" else HealthState.SUSPECT)
