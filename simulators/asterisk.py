@@ -58,7 +58,7 @@ class PbxPlan:
     AGI has failed a call, `fallback` destinations are dialled in order (`{called}` is filled in),
     and a caller none of them took is released with `failure_cause`. `line_by_line` sends each line
     of the AGI environment by itself, as res_agi writes them; all at once is faster. Without a
-    `fax_engine` there is no ReceiveFAX and no FAXOPT().
+    `fax_engine` there is no ReceiveFAX and no FAXOPT(); without `beep` there is no such sound.
     """
 
     agi: tuple[str, int] | None = None
@@ -72,6 +72,7 @@ class PbxPlan:
     version: str = "22.10.1"
     caller_endpoint: str = "provider"
     fax_engine: bool = True
+    beep: bool = True
 
 
 class SimulatedAsterisk:

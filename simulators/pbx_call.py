@@ -65,7 +65,7 @@ class PbxCall:
         brings: Brought = None,
     ) -> None:
         self.channel = channel
-        self.reception = CallReception(self, brings, engine=pbx.plan.fax_engine)
+        self.reception = CallReception(self, brings, pbx.plan)
         self.inbox = Inbox()
         self.gone = False
         self._pbx = pbx

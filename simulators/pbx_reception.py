@@ -15,6 +15,7 @@ from simulators.pbx_dial import CallerLeft, Happening
 from umpack import clock
 
 if TYPE_CHECKING:
+    from simulators.asterisk import PbxPlan
     from simulators.pbx_call import PbxCall
 
 T1: Final = 35.0
@@ -55,9 +56,10 @@ Brought = FaxMachine | Speaker | None
 class CallReception:
     """The engine of one call."""
 
-    def __init__(self, call: PbxCall, brought: Brought, *, engine: bool) -> None:
+    def __init__(self, call: PbxCall, brought: Brought, plan: PbxPlan) -> None:
         self._call = call
-        self._engine = engine
+        self._engine = plan.fax_engine
+        self._beep = plan.beep
         self._brought = brought
         self.written = b""
         """What is in the call's file by now."""
@@ -146,6 +148,8 @@ class CallReception:
         if len(words) < 4:
             return "520 End of proper usage."
         path, suffix, _, limit, *more = words
+        if "BEEP" in more and not self._beep:
+            return "200 result=-1 (randomerror) endpos=0"
         silence = next((float(w[2:]) for w in more if w.startswith(_SILENCE)), None)
         brought = self._brought
         speech = brought.seconds if isinstance(brought, Speaker) else 0.0

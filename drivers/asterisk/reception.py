@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from loguru import logger
@@ -36,6 +36,7 @@ from drivers.asterisk.fax_facts import (
     voice_facts,
 )
 from drivers.asterisk.reception_commands import (
+    NO_BEEP,
     NO_NOTE,
     NO_TONE,
     PATH,
@@ -315,6 +316,12 @@ class _Taking:
         limit = voice.longest + _SLACK
         self._reach(TakingPoint.BEFORE_ENGINE)
         answer = await self._agi.command(record_file(path, voice), limit=limit)
+        if voice.beep and answer.data == NO_BEEP and answer.result == -1:
+            # Nor does it record one who hung up in the beep; there it permits nothing more.
+            silent = record_file(path, replace(voice, beep=False))
+            answer = await self._agi.command(silent, limit=limit)
+            if answer.ok:
+                logger.warning("{}: the beep cannot be played", self._channel)
         self._reach(TakingPoint.ENGINE_DONE)
         cause = (await self._ask(get_full_variable("HANGUPCAUSE"))).data
         return voice_facts(answer, longest=voice.longest, cause=cause)

@@ -30,6 +30,9 @@ TONE: Final = "TONE_DETECT(1100,400,r)"
 TONES: Final = "TONE_DETECT(rx)"
 NO_TONE: Final = "TONE_DETECT(0,,x)"
 NO_NOTE: Final = set_variable("CHANNEL(hangup_handler_pop)", "")
+NO_BEEP: Final = "randomerror"
+"""What RECORD FILE calls it that the beep has not come to its end. Where the PBX has no such sound
+it records nothing (tried on Asterisk 22)."""
 
 
 def note_end(path: str) -> AgiCommand:

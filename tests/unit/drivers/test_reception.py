@@ -281,6 +281,18 @@ async def test_a_voice_message_is_recorded(tmp_path: Path) -> None:
         assert (tmp_path / message.original.file).read_bytes() == SPEECH.wav
 
 
+async def test_a_pbx_without_the_beep_records_without_it(tmp_path: Path) -> None:
+    """RECORD FILE ends at once where the sound is not there; the caller must not."""
+    async with rig(tmp_path, plan=PbxPlan(speed=100.0, beep=False)) as umpack:
+        await umpack.call("200", brings=SPEECH)
+        message = await umpack.message()
+        assert message.engine is not None
+        assert (message.engine.status, message.engine.error) == ("SUCCESS", "")
+        assert message.original is not None
+        (complaint,) = umpack.complaints
+        assert "voice:1: the beep cannot be played" in complaint
+
+
 async def test_a_caller_who_leaves_during_the_greeting_leaves_a_record(tmp_path: Path) -> None:
     async with rig(tmp_path, plan=PbxPlan(speed=10.0)) as umpack:
         await umpack.call("200", brings=SPEECH, hold=1.0)
