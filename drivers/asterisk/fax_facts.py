@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import inf
 
 from drivers.asterisk.agi import AgiAnswer, AgiEnvironment, legible
 from umpack.core.calls import Call
 from umpack.core.channel import ChannelId
 from umpack.messages.message import CallFacts, EngineFacts, Kind
 from umpack.messages.texts import decoded
+from umpack.messages.voice import NOTHING_SAID, SHORTEST
 
 SUCCESS = "SUCCESS"
 FAILED = "FAILED"
@@ -36,6 +38,8 @@ _EARLY = 0.1
 """Seconds by which a recording that was cut off may be short of its limit."""
 _ENDS = frozenset({"hangup", "dtmf", "timeout"})
 """What RECORD FILE calls the end; a timeout is its limit, or silence."""
+_SILENCE_LEFT = 1.0
+"""Seconds Asterisk leaves at the end of a recording of the silence that has ended it."""
 _DEAD = 511
 _METRES = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 _SAMPLES = 8000
@@ -86,16 +90,22 @@ def fax_facts(
     )
 
 
-def voice_facts(answer: AgiAnswer, *, longest: float, cause: str) -> EngineFacts:
+def voice_facts(
+    answer: AgiAnswer, *, longest: float, cause: str, lasted: float = inf
+) -> EngineFacts:
     """From the answer to RECORD FILE: `200 result=35 (dtmf) endpos=16000`, and the like.
 
-    However the caller ends a message, it is one; but not where Asterisk could not write it.
-    `longest` is in seconds.
+    However the caller ends a message, it is one; but not where Asterisk could not write it, nor
+    where silence has ended it and there is nothing before that. `longest`, and what the command
+    has `lasted`, are in seconds.
     """
     seconds = (_number(dict(answer.extra).get("endpos", "")) or 0) / _SAMPLES
     sound = answer.ok and answer.data in _ENDS
     if sound:
+        # By silence, and not by its limit, which a line that sends no sound comes to as well.
+        silence = answer.data == "timeout" and max(lasted, seconds + _EARLY) < longest
         error = f"cut off after {longest:g} s" if seconds >= longest - _EARLY else ""
+        error = NOTHING_SAID if silence and seconds < _SILENCE_LEFT + SHORTEST else error
     elif answer.code == _DEAD:
         error = "hung up before the message"
     else:

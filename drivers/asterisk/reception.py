@@ -313,7 +313,7 @@ class _Taking:
         """RECORD FILE appends the suffix itself."""
         path = intent.path.removesuffix(".wav")
         voice = self._service.voice
-        limit = voice.longest + _SLACK
+        limit, began = voice.longest + _SLACK, self._now()
         self._reach(TakingPoint.BEFORE_ENGINE)
         answer = await self._agi.command(record_file(path, voice), limit=limit)
         if voice.beep and answer.data == NO_BEEP and answer.result == -1:
@@ -322,9 +322,10 @@ class _Taking:
             answer = await self._agi.command(silent, limit=limit)
             if answer.ok:
                 logger.warning("{}: the beep cannot be played", self._channel)
+        lasted = self._now() - began
         self._reach(TakingPoint.ENGINE_DONE)
         cause = (await self._ask(get_full_variable("HANGUPCAUSE"))).data
-        return voice_facts(answer, longest=voice.longest, cause=cause)
+        return voice_facts(answer, longest=voice.longest, cause=cause, lasted=lasted)
 
     async def _either(self, intent: Intent) -> EngineFacts:
         kind = await self._listen()

@@ -51,6 +51,7 @@ from umpack.messages.message import Kind, Message
 from umpack.messages.outcomes import Outcome, outcome
 from umpack.messages.spool_health import SpoolLimits
 from umpack.messages.states import MessageState
+from umpack.messages.voice import NOTHING_SAID
 
 pytestmark = [pytest.mark.pbx, pytest.mark.timeout(900)]  # the first run builds the root
 
@@ -339,7 +340,8 @@ async def test_people_are_recorded_until_they_stop(lab: Lab, place: Path) -> Non
         speak(lab, "1000", wait=4, key="#", called="303")
         speak(lab, "1000", wait=60, called="304")
         speak(lab, "1000", wait=60, leaves=0.7, called="305")  # before the greeting is over
-        await until(lambda: len(um.records) == 5, 60)
+        speak(lab, "0", wait=60, called="306")  # says nothing, and stays
+        await until(lambda: len(um.records) == 6, 60)
         await um.idle()
         received = await by_called(um)
         for called in ("301", "302", "303", "304"):
@@ -359,7 +361,11 @@ async def test_people_are_recorded_until_they_stop(lab: Lab, place: Path) -> Non
         assert empty.original is None
         assert empty.engine is not None
         assert empty.engine.status == "FAILED"
-        assert {m.call.channel for m in received.values()} == {f"voice:{n}" for n in range(1, 6)}
+        silent = received["306"]
+        assert silent.engine is not None
+        assert silent.engine.error == NOTHING_SAID
+        assert outcome(silent) is Outcome.EMPTY
+        assert {m.call.channel for m in received.values()} == {f"voice:{n}" for n in range(1, 7)}
         assert um.complaints == []
 
 

@@ -15,7 +15,7 @@ from umpack.core.errors import ConfigError
 from umpack.messages import texts
 from umpack.messages.document import LOSING, FlawKind, flaws_of
 from umpack.messages.message import Kind, Message, MessageId
-from umpack.messages.voice import SHORTEST, SoundFlaw
+from umpack.messages.voice import NOTHING_SAID, SHORTEST, SoundFlaw
 
 _NO_SOUND = frozenset({SoundFlaw.EMPTY.value, SoundFlaw.SHORT.value})
 _UNCOUNTED = frozenset({
@@ -69,6 +69,8 @@ def outcome(message: Message) -> Outcome:
 def _silent(message: Message) -> bool:
     """Whether nobody has said anything: by the recorder's count and by the file."""
     engine, document = message.engine, message.document
+    if engine is not None and engine.error == NOTHING_SAID:
+        return True
     if engine is not None and (engine.seconds or 0.0) >= SHORTEST:
         return False  # what it has heard and is not there was lost, by a full disk say
     faults = document.fault.split("; ") if document is not None else ()

@@ -19,6 +19,8 @@ from umpack.messages.conversion import run
 SHORTEST: Final = 1.0
 """Seconds of a recording that may be a message. Who hangs up at the beep leaves a few tenths of a
 second of the line's noise; even "call me" with the breath before it takes longer than a second."""
+NOTHING_SAID: Final = "nothing was said"
+"""What is kept of a recording that silence has ended: there is nothing but silence in it."""
 _SHORTEST_FILE: Final = 12
 _MOST_CHUNKS: Final = 64
 _FORMATS: Final = {1: "PCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 49: "GSM 06.10"}

@@ -33,6 +33,7 @@ from umpack.messages.spool import Spool
 from umpack.messages.spool_health import SpoolLimits
 from umpack.messages.spool_schema import SpoolFault
 from umpack.messages.states import MessageState
+from umpack.messages.voice import NOTHING_SAID
 
 MAIN = PbxId("main")
 SITE = (
@@ -516,6 +517,23 @@ def test_words_of_asterisk() -> None:
 def test_how_a_recording_ends(answer: AgiAnswer, status: str, error: str, seconds: float) -> None:
     told = voice_facts(answer, longest=6.0, cause="16")
     assert told == EngineFacts(status, error, seconds=seconds, cause=16)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lasted", "error"),
+    [
+        # Two seconds of silence end it, and one of them is left: as Asterisk 22 tells it.
+        (AgiAnswer(200, 0, "timeout", (("endpos", "8160"),)), 2.1, NOTHING_SAID),
+        (AgiAnswer(200, 0, "timeout", (("endpos", "16160"),)), 3.1, ""),
+        # A line that sends sound only while somebody speaks has no silence to be heard.
+        (AgiAnswer(200, 0, "timeout", (("endpos", "8160"),)), 6.0, ""),
+        (AgiAnswer(200, 35, "dtmf", (("endpos", "8160"),)), 1.1, ""),
+        (AgiAnswer(200, -1, "hangup", (("endpos", "8160"),)), 1.1, ""),
+    ],
+)
+def test_silence_is_no_message(answer: AgiAnswer, lasted: float, error: str) -> None:
+    told = voice_facts(answer, longest=6.0, cause="", lasted=lasted)
+    assert (told.status, told.error) == ("SUCCESS", error)
 
 
 def test_no_answer_no_pages() -> None:

@@ -20,11 +20,13 @@ from umpack.messages.outcomes import (
     outcome,
     relation,
 )
+from umpack.messages.voice import NOTHING_SAID
 
 POLICY = BundlePolicy(quiet=600, longest=3600)
 NOTHING = EngineFacts(status="FAILED", error="no carrier")
 BEEP = replace(ENGINE, seconds=0.2)
 SHORT = DocumentFacts(fault="shorter than a message")
+SILENCE = EngineFacts("SUCCESS", NOTHING_SAID, seconds=1.02)
 PERSON = EngineFacts(
     "FAILED", "The call dropped prematurely", pages=0, bitrate=14400, t38=False, seconds=5.0,
     cause=16,
@@ -98,6 +100,8 @@ def partial(number: int, at: float, hashes: tuple[str, ...] = ("aa",)) -> Messag
         (message(kind=Kind.VOICE, engine=BEEP, document=SHORT), Outcome.EMPTY),
         (message(kind=Kind.VOICE, engine=None, document=SHORT, adopted="x"), Outcome.EMPTY),
         (message(kind=Kind.VOICE, engine=NOTHING, original=None), Outcome.EMPTY),
+        # Of the silence that has ended it a second is left.
+        (message(kind=Kind.VOICE, engine=SILENCE, document=DocumentFacts()), Outcome.EMPTY),
         # The recorder has heard a minute, and it is not on the disk.
         (message(kind=Kind.VOICE, document=SHORT), Outcome.INCOMPLETE),
         (message(kind=Kind.VOICE, original=None), Outcome.INCOMPLETE),
