@@ -254,8 +254,9 @@ class Desk:
 
     async def _accuse(self, message: Message) -> None:
         engine, document = message.engine, message.document
-        heard = engine.pages if engine and message.call.kind is Kind.FAX else "sound"
-        there = document.pages_tiff if document else 0
+        fax = message.call.kind is Kind.FAX
+        heard = engine.pages if engine and fax else "sound"
+        there = (document.pages_tiff if fax else "less of it") if document else 0
         words = f"received {heard}, in the file {there}: was the disk full?"
         logger.error("{}: {}", message.id, words)
         await asyncio.to_thread(self._spool.disk.log, RULE, "mismatch", message.id, words)

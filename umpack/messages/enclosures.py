@@ -33,6 +33,8 @@ PDF: Final = "document.pdf"
 BROKEN: Final = Verdict(None, flaws=(Flaw(FlawKind.BROKEN),)).facts()
 """What is kept of a fax whose conversion could not even be begun, again and again."""
 _MOST: Final = 512 << 20
+_BUFFERED: Final = 0.5
+"""Seconds a sound recording may be shorter than its recorder counted."""
 
 
 class EnclosureFault(OurFault):
@@ -68,6 +70,9 @@ class Enclosures:
             flaws = list(sound.flaws)
             if sound.seconds is not None and sound.seconds < self._shortest:
                 flaws += [] if SoundFlaw.EMPTY in flaws else [SoundFlaw.SHORT]
+            heard = message.engine.seconds if message.engine else None
+            if heard and sound.seconds is not None and sound.seconds + _BUFFERED < heard:
+                flaws += [] if SoundFlaw.CUT in flaws else [SoundFlaw.CUT]
             return DocumentFacts(fault="; ".join(flaw.value for flaw in flaws))
         return (await self._convert(message))[0]
 

@@ -87,7 +87,8 @@ def miscounted(message: Message) -> bool:
     if engine is None:
         return False
     if message.call.kind is Kind.VOICE:
-        return message.original is None and (engine.seconds or 0.0) >= SHORTEST
+        cut = document is not None and SoundFlaw.CUT.value in document.fault.split("; ")
+        return (message.original is None or cut) and (engine.seconds or 0.0) >= SHORTEST
     if message.original is None:
         return bool(engine.pages)
     if engine.pages is None or document is None or document.pages_tiff is None:

@@ -11,8 +11,20 @@ from typing import Any
 
 from simulators.mail import MailServer
 from tests.unit.daemons import until
-from tests.unit.messages.offices import TEXTS, made, plan, spoken
+from tests.unit.messages.offices import (
+    TEXTS,
+    WAV,
+    facts,
+    made,
+    mail_of,
+    office,
+    plan,
+    received,
+    settle,
+    spoken,
+)
 from tests.unit.messages.receptions import START, Time
+from umpack.messages.message import EngineFacts, Kind
 from umpack.messages.spool import Spool
 
 
@@ -73,3 +85,17 @@ async def test_a_reload_counts_that_comes_while_the_spool_is_being_opened(tmp_pa
         finally:
             go_on.set()
             await messages.close(0.0)
+
+
+async def test_a_recording_that_a_full_disk_cut_is_called_incomplete(tmp_path: Path) -> None:
+    """Asterisk closes such a file with a header that fits what is there (tried on Asterisk 22)."""
+    async with (
+        MailServer() as server,
+        office(tmp_path, server.port, now=Time(START)) as messages,
+    ):
+        engine = EngineFacts("SUCCESS", seconds=2.8)
+        await received(messages, 1, WAV, engine, facts(1, Kind.VOICE), "original.wav")
+        await settle(messages)
+        assert mail_of(server.accepted[0])["Subject"].startswith("[Voice incomplete]")
+        (alarm,) = (await messages.look()).alarms
+        assert alarm.kind == "pages"

@@ -127,6 +127,7 @@ def test_outcomes(one: Message, how: Outcome) -> None:
         (message(kind=Kind.VOICE), False),
         (message(kind=Kind.VOICE, original=None), True),
         (message(kind=Kind.VOICE, original=None, engine=NOTHING), False),
+        (message(kind=Kind.VOICE, document=DocumentFacts(fault="ends before its length")), True),
     ],
 )
 def test_what_was_received_and_is_not_in_the_file(one: Message, wrong: bool) -> None:

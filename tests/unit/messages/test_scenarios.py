@@ -46,7 +46,8 @@ async def pass_until(messages: Messages, time: Time, end: float, seen: Seen | No
 async def large(messages: Messages, number: int, size: int) -> Message:
     """A recording of so many octets."""
     intent = await messages.intend(facts(number, Kind.VOICE), "original.wav")
-    content = WAV[:44] + bytes(size)
+    lengths = (36 + size).to_bytes(4, "little"), size.to_bytes(4, "little")
+    content = WAV[:4] + lengths[0] + WAV[8:40] + lengths[1] + bytes(size)
     await asyncio.to_thread(Path(intent.path).write_bytes, content)
     return await messages.commit(intent.id, EngineFacts("SUCCESS", seconds=size / 16_000))
 
