@@ -124,12 +124,16 @@ class Mailboxes:
         numbers = list(dict.fromkeys((called[:64], texts.number(called))))
         doubts: list[str] = []
         for source in self._sources:
-            try:
-                for number in numbers:
+            doubt = ""
+            for number in numbers:
+                try:
                     if found := await source.mailboxes(number, now):
+                        # By memory, if it cannot be asked: that has only what it knew.
                         return Found(found, source.name, "; ".join(doubts))
-            except PeerFault as fault:
-                doubts.append(f"{source.name}: {printable(str(fault), 200)}")
+                except PeerFault as fault:
+                    doubt = f"{source.name}: {printable(str(fault), 200)}"
+            if doubt:
+                doubts.append(doubt)
         return Found(self._default, "default", "; ".join(doubts))
 
 

@@ -68,6 +68,15 @@ async def test_memory_serves_while_the_server_is_away() -> None:
         assert ldap.fault == ""
 
 
+async def test_memory_serves_however_the_number_was_signalled() -> None:
+    async with serve(Peer(people=PEOPLE)) as peer:
+        mailboxes = Mailboxes([directory(peer)], [Mailbox(Address("office@example.org"))])
+        assert (await mailboxes.find("1-2", 0.0)).by == "ldap"
+    found = await mailboxes.find("1-2", 700.0)
+    assert [one.address for one in found.mailboxes] == ["anna@example.org"]
+    assert found.doubt == ""
+
+
 async def test_dead_server_is_not_waited_for_each_time() -> None:
     async with serve(Peer(silent=True)) as peer:
         ldap = directory(peer, limit=1)
