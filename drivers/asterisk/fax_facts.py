@@ -16,7 +16,7 @@ from umpack.core.calls import Call
 from umpack.core.channel import ChannelId
 from umpack.messages.message import CallFacts, EngineFacts, Kind
 from umpack.messages.texts import decoded
-from umpack.messages.voice import NOTHING_SAID, SHORTEST
+from umpack.messages.voice import NOTHING_SAID
 
 SUCCESS = "SUCCESS"
 FAILED = "FAILED"
@@ -40,6 +40,9 @@ _ENDS = frozenset({"hangup", "dtmf", "timeout"})
 """What RECORD FILE calls the end; a timeout is its limit, or silence."""
 _SILENCE_LEFT = 1.0
 """Seconds Asterisk leaves at the end of a recording of the silence that has ended it."""
+_WORD = 0.25
+"""Seconds of sound before it that may be a word: "yes" is a message. What the beep echoes, or the
+line clicks, is shorter."""
 _DEAD = 511
 _METRES = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 _SAMPLES = 8000
@@ -105,7 +108,7 @@ def voice_facts(
         # By silence, and not by its limit, which a line that sends no sound comes to as well.
         silence = answer.data == "timeout" and max(lasted, seconds + _EARLY) < longest
         error = f"cut off after {longest:g} s" if seconds >= longest - _EARLY else ""
-        error = NOTHING_SAID if silence and seconds < _SILENCE_LEFT + SHORTEST else error
+        error = NOTHING_SAID if silence and seconds < _SILENCE_LEFT + _WORD else error
     elif answer.code == _DEAD:
         error = "hung up before the message"
     else:

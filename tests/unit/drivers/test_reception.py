@@ -524,7 +524,7 @@ def test_how_a_recording_ends(answer: AgiAnswer, status: str, error: str, second
     [
         # Two seconds of silence end it, and one of them is left: as Asterisk 22 tells it.
         (AgiAnswer(200, 0, "timeout", (("endpos", "8160"),)), 2.1, NOTHING_SAID),
-        (AgiAnswer(200, 0, "timeout", (("endpos", "16160"),)), 3.1, ""),
+        (AgiAnswer(200, 0, "timeout", (("endpos", "10400"),)), 2.4, ""),  # "yes"
         # A line that sends sound only while somebody speaks has no silence to be heard.
         (AgiAnswer(200, 0, "timeout", (("endpos", "8160"),)), 6.0, ""),
         (AgiAnswer(200, 35, "dtmf", (("endpos", "8160"),)), 1.1, ""),
