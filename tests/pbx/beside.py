@@ -29,7 +29,7 @@ from tests.pbx.sipp import CallerResult, Callers, Sipp, _responses
 from tests.ports import free_port
 from umpack import clock
 from umpack.config import Configuration, parse
-from umpack.core.calls import CallRecord
+from umpack.core.calls import CallRecord, Ending
 from umpack.core.distributor import Distributor
 from umpack.core.trunk import PbxId
 from umpack.dialplan import dialplan
@@ -260,7 +260,8 @@ def steps_of(beside: Beside) -> list[tuple[int, int, int]]:
     """Of every attempt in order: its position, where the pack stood, how many it passed over."""
     plan = beside.distributor.packs[next(iter(beside.distributor.packs))].channels
     at = {channel.id: position for position, channel in enumerate(plan)}
-    attempts = [attempt for record in beside.records for attempt in record.attempts]
+    records = [record for record in beside.records if record.ending is not Ending.ADOPTED]
+    attempts = [attempt for record in records for attempt in record.attempts]
     return [
         (at[a.channel], -1 if a.after is None else at[a.after], a.passed_over)
         for a in sorted(attempts, key=lambda attempt: attempt.started)
