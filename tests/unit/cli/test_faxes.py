@@ -41,7 +41,7 @@ def spooled(directory: Path, *contents: bytes) -> list[Message]:
             call = facts(number, kind, caller_name="\x1b[2J[bold]", caller_name_raw=b"\x1b\xff")
             intent = spool.intend(call, "original.wav" if content == WAV else "original.tif")
             Path(intent.path).write_bytes(content)
-            found.append(spool.commit(intent.id, EngineFacts("SUCCESS", pages=1, seconds=4.0)))
+            found.append(spool.commit(intent.id, EngineFacts("SUCCESS", pages=1, seconds=1.2)))
         return found
 
 
