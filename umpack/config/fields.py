@@ -87,6 +87,13 @@ def read_channels(value: object) -> object:
     return _listed(value)
 
 
+def _duration_schema(least: dict[str, int], *examples: object) -> WithJsonSchema:
+    words = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h|d)$"}
+    return WithJsonSchema(
+        {"anyOf": [{"type": "number", **least}, words], "examples": list(examples)}
+    )
+
+
 def _one_or_more(value: object) -> object:
     return _listed(value) if isinstance(value, list) else (value,)
 
@@ -101,28 +108,12 @@ OneOrMore = Annotated[
 Duration = Annotated[
     float,
     BeforeValidator(seconds),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h|d)$"},
-            ],
-            "examples": ["500ms", "1s", "2m", "90d"],
-        }
-    ),
+    _duration_schema({"exclusiveMinimum": 0}, "500ms", "1s", "2m", "90d"),
 ]
 DurationOrNone = Annotated[
     float,
     BeforeValidator(seconds_or_none),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h|d)$"},
-            ],
-            "examples": [0, "500ms", "5s"],
-        }
-    ),
+    _duration_schema({"minimum": 0}, 0, "500ms", "5s"),
 ]
 Listen = Annotated[
     Address,

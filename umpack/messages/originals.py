@@ -28,7 +28,7 @@ from umpack.core.errors import OurFault
 from umpack.messages.fault_points import FaultPoint, FaultPoints
 from umpack.messages.last_words import SUFFIX
 from umpack.messages.message import ID, MessageId, Original, home
-from umpack.messages.spool_schema import SpoolFault, translated
+from umpack.messages.spool_schema import SpoolFault, sync_directory, translated
 from umpack.messages.stillness import Stillness
 
 RECEIVING, MESSAGES = "receiving", "messages"
@@ -55,7 +55,7 @@ class Originals:
             if not self.receiving.is_dir():
                 self.receiving.mkdir(mode=0o770)
                 self.receiving.chmod(0o2770)  # mkdir leaves to the umask what setgid needs
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
 
     def reserve(self, id_: MessageId, name: str) -> Path:
         """An empty file that nobody else has. `FileExistsError` if the name is taken."""
@@ -74,7 +74,7 @@ class Originals:
         folder = self.messages / home(id_)
         with translated(folder):
             self._make(folder)
-            _sync_directory(folder.parent)
+            sync_directory(folder.parent)
 
     def tidy(self, id_: MessageId) -> None:
         """Remove the message's directory if nothing is in it."""
@@ -119,10 +119,10 @@ class Originals:
             size, digest = found
             reach(FaultPoint.COMMIT_SYNCED)
             # The new name first: should the power go in between, the file has two names or one.
-            _sync_directory(folder)
+            sync_directory(folder)
             if not prepared:
-                _sync_directory(folder.parent)
-            _sync_directory(self.receiving)
+                sync_directory(folder.parent)
+            sync_directory(self.receiving)
         reach(FaultPoint.COMMIT_PLACED)
         return Original(str(target.relative_to(self.directory)), size, digest)
 
@@ -179,7 +179,7 @@ class Originals:
         for above in (folder.parent.parent, folder.parent):
             if above not in self._durable or not above.is_dir():
                 above.mkdir(mode=0o750, exist_ok=True)
-                _sync_directory(above.parent)
+                sync_directory(above.parent)
                 self._durable.add(above)
         folder.mkdir(mode=0o750, exist_ok=True)
 
@@ -256,14 +256,6 @@ def _synced(path: Path) -> tuple[int, str] | None:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return os.fstat(file.fileno()).st_size, digest
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -115,6 +115,15 @@ def translated(path: Path) -> Iterator[None]:
         raise SpoolFault(f"spool {path}: {in_words(error)}") from error
 
 
+def sync_directory(path: Path) -> None:
+    """Make durable which names stand in it. Raises `OSError`."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def prepare(path: Path, now: float) -> Path | None:
     """Make `path` a spool's database of the present schema: created, migrated, or moved aside.
 
@@ -197,11 +206,7 @@ def _exchange(path: Path, saved: Path, now: float) -> Path | None:
     """Put what was saved in the place of the damaged file. May be repeated after any step."""
     aside = _move_aside(path, now)
     os.rename(saved, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)  # or what is written from now on could be found under its old name
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)  # or what is written from now on were found under its old name
     _bring_up(path, check=False)
     return aside if aside.exists() else None  # moved by whom this was left by
 

@@ -44,6 +44,7 @@ from umpack.core.roster import UnknownTarget
 from umpack.core.trunk import TrunkId
 from umpack.messages.office import Messages
 from umpack.web import messages_api, views
+from umpack.web.bodies import json_object
 from umpack.web.place import bound, claim, give_free
 
 MOST_CALLS = 1000
@@ -237,7 +238,7 @@ async def _reload(request: web.Request) -> web.Response:
 
 
 async def _drain(request: web.Request) -> web.Response:
-    service, body = request.app[SERVICE], await _body(request)
+    service, body = request.app[SERVICE], await json_object(request)
     now, until = service.wall(), body.get("until")
     if until is not None:
         number = isinstance(until, int | float) and not isinstance(until, bool)
@@ -253,14 +254,14 @@ async def _drain(request: web.Request) -> web.Response:
 
 
 async def _enable(request: web.Request) -> web.Response:
-    body = await _body(request)
+    body = await json_object(request)
     target = _target(body)
     was_out = await request.app[SERVICE].operator.enable(target, _words(body, "by") or "unknown")
     return web.json_response({"target": target, "was_out": was_out})
 
 
 async def _eject(request: web.Request) -> web.Response:
-    service, body, id_ = request.app[SERVICE], await _body(request), request.match_info["id"]
+    service, body, id_ = request.app[SERVICE], await json_object(request), request.match_info["id"]
     seconds = body.get("seconds")
     if seconds is not None:
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
@@ -272,7 +273,7 @@ async def _eject(request: web.Request) -> web.Response:
 
 
 async def _restore(request: web.Request) -> web.Response:
-    service, body, id_ = request.app[SERVICE], await _body(request), request.match_info["id"]
+    service, body, id_ = request.app[SERVICE], await json_object(request), request.match_info["id"]
     by, why = _words(body, "by") or "unknown", _words(body, "why")
     await service.operator.restore(TrunkId(id_), by, why)
     return _one_trunk(service, id_)
@@ -288,16 +289,6 @@ def _one_trunk(service: Service, id_: str) -> web.Response:
 async def _metrics(request: web.Request) -> web.Response:
     text = await request.app[SERVICE].metrics()
     return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError, LookupError, web.RequestPayloadError):
-        raise web.HTTPBadRequest(text="the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise web.HTTPBadRequest(text="the body is not a JSON object")
-    return body
 
 
 def _target(body: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ from umpack.messages.outcomes import outcome
 from umpack.messages.reconciliation import AnsweredCall, Reconciliation
 from umpack.messages.records import UnknownMessage
 from umpack.messages.states import MessageState
+from umpack.web.bodies import json_object
 
 MOST: Final = 1000
 _LONGEST_WORDS: Final = 200
@@ -266,7 +267,7 @@ async def _decide(request: web.Request) -> web.Response:
     except ValueError:
         known = ", ".join(one.value for one in Decision)
         raise web.HTTPNotFound(text=f"no {what!r}; there are: {known}") from None
-    body = await _body(request)
+    body = await json_object(request)
     by, why = _words(body, "by"), _words(body, "why")
     if not by:
         raise web.HTTPBadRequest(text="by names who decides")
@@ -278,16 +279,6 @@ async def _decide(request: web.Request) -> web.Response:
         message.id, by, decision, number=number, addresses=_addresses(body), why=why
     )
     return web.json_response(whole(decided))
-
-
-async def _body(request: web.Request) -> View:
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError, LookupError, web.RequestPayloadError):
-        raise web.HTTPBadRequest(text="the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise web.HTTPBadRequest(text="the body is not a JSON object")
-    return body
 
 
 def _words(body: View, key: str) -> str:
