@@ -102,6 +102,11 @@ class Beside:
         self._records += self.distributor.take_records()
         return sorted(self._records, key=lambda record: record.offered)
 
+    @property
+    def offered(self) -> list[CallRecord]:
+        """The same without legs that a busy Asterisk cleared so late that they were adopted."""
+        return [record for record in self.records if record.ending is not Ending.ADOPTED]
+
     async def idle(self, seconds: float = 20.0) -> None:
         """Wait until no channel is leased; TimeoutError after `seconds`."""
         await self.leased(0, seconds)
@@ -260,8 +265,7 @@ def steps_of(beside: Beside) -> list[tuple[int, int, int]]:
     """Of every attempt in order: its position, where the pack stood, how many it passed over."""
     plan = beside.distributor.packs[next(iter(beside.distributor.packs))].channels
     at = {channel.id: position for position, channel in enumerate(plan)}
-    records = [record for record in beside.records if record.ending is not Ending.ADOPTED]
-    attempts = [attempt for record in records for attempt in record.attempts]
+    attempts = [attempt for record in beside.offered for attempt in record.attempts]
     return [
         (at[a.channel], -1 if a.after is None else at[a.after], a.passed_over)
         for a in sorted(attempts, key=lambda attempt: attempt.started)
